@@ -1,0 +1,20 @@
+/*
+ * config.h
+ *	  Every setting of pg_quorum (defined in config.c, described in docs/OPERATIONS.md).
+ */
+#ifndef QUORUM_CONFIG_H
+#define QUORUM_CONFIG_H
+
+#include "postgres.h"
+
+extern char *quorum_database;				/* quorum.database, postmaster */
+extern int	quorum_heartbeat_interval_ms;	/* quorum.heartbeat_interval, sighup */
+extern int	quorum_election_timeout_ms;		/* quorum.election_timeout, sighup */
+extern int	quorum_commit_timeout_ms;		/* quorum.commit_timeout, user; 0 waits without end */
+extern int	quorum_max_transaction_kb;		/* quorum.max_transaction_size, superuser */
+extern int	quorum_queue_slots;				/* quorum.max_pending_transactions, postmaster */
+extern int	quorum_log_level;				/* quorum.log_level: elevel of the workers' own progress messages */
+
+extern void config_define_settings(void);
+
+#endif							/* QUORUM_CONFIG_H */

@@ -1,0 +1,66 @@
+/*
+ * journal.h
+ *	  The acceptor's stable storage: an append-only journal of PaxosRecords in preallocated segment files.
+ *
+ * journal.c is the format and the recovery logic: pure, it works on buffers.  journal_file.c is the files, on Postgres'
+ * fd.c.  Process: the consensus worker alone writes.  Any process may read values through shared/chosen_log.h, which
+ * is given each value's place in the files.
+ *
+ * Numbers on disk are big endian, each record carries a CRC32C that is seeded by the journal's incarnation and its
+ * position, so that what a recycled segment held before is never taken for a record.
+ */
+#ifndef QUORUM_JOURNAL_H
+#define QUORUM_JOURNAL_H
+
+#include "consensus/core/paxos.h"
+
+#define JOURNAL_FORMAT_VERSION 1
+#define JOURNAL_SEGMENT_BYTES (16u * 1024 * 1024)	/* a record may be longer than a segment: such a segment is made longer */
+
+/* Where a value's bytes stand. */
+typedef struct JournalPlace
+{
+	uint64_t	segment_number; /* 1-based */
+	uint32_t	offset;			/* of the value's bytes */
+	uint32_t	length;
+} JournalPlace;
+
+/* Who the journal belongs to; written to every segment's header. */
+typedef struct JournalIdentity
+{
+	uint64_t	cluster_id;
+	uint32_t	node_id;
+	uint64_t	journal_incarnation;	/* random, new with each journal that is created */
+} JournalIdentity;
+
+typedef struct Journal Journal;
+
+/* Called for each record of a recovery in order; `record->value` is the callee's to retain. */
+typedef void (*JournalRecordCallback) (void *context, const PaxosRecord *record, JournalPlace place);
+
+/*
+ * journal_create: makes an empty journal in `directory` (which must exist and hold none), durably.
+ * journal_open: recovers.  A torn tail is cut (LOG); anything else wrong raises ERRCODE_DATA_CORRUPTED with file and offset in
+ * DETAIL, and nothing is changed.  *start_count is the number of journal_open calls in this journal's life, this one included,
+ * made durable before return: the worker's incarnation.
+ */
+extern void journal_create(const char *directory, const JournalIdentity *identity);
+extern bool journal_exists(const char *directory);
+extern Journal *journal_open(const char *directory, const PaxosAllocator *allocator, JournalRecordCallback callback,
+							 void *context, JournalIdentity *identity, uint64_t *start_count);
+
+/* Buffers the record; returns the place that its value will have.  Nothing is written before journal_write. */
+extern JournalPlace journal_append(Journal *journal, const PaxosRecord *record);
+
+/* Writes what is buffered to the file (readers in other processes see it from here on), and makes it durable. */
+extern void journal_write(Journal *journal);
+extern void journal_sync(Journal *journal);
+
+/* Bytes and files for status. */
+extern uint64_t journal_size_bytes(const Journal *journal);
+extern void journal_close(Journal *journal);
+
+/* The path of a segment, for readers. */
+extern void journal_segment_path(const char *directory, uint64_t segment_number, char *path, size_t capacity);
+
+#endif							/* QUORUM_JOURNAL_H */

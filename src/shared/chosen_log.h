@@ -1,0 +1,46 @@
+/*
+ * chosen_log.h
+ *	  The chosen log as every process of the instance reads it: entry by index, with its verdict.
+ *
+ * The consensus worker writes, for each delivered slot, one fixed-size item to the file `chosen_index` beside the journal: where the
+ * value stands in the journal, who proposed it, what the verdict is.  The file is not fsynced: it is rebuilt at each start of the worker
+ * from the journal (the same bytes in the same places, so readers are never disturbed).  Readers (apply worker, SQL functions) may
+ * read every index up to shmem's chosen_index.  The log index of an entry is its Paxos slot.
+ */
+#ifndef QUORUM_CHOSEN_LOG_H
+#define QUORUM_CHOSEN_LOG_H
+
+#include "postgres.h"
+
+typedef enum LogVerdict
+{
+	LOG_VERDICT_NONE = 0,		/* never in a written item */
+	LOG_VERDICT_NOOP,			/* no-op of a leader change */
+	LOG_VERDICT_APPLY,			/* takes effect on every node */
+	LOG_VERDICT_REJECTED,		/* certification failed: takes effect nowhere */
+	LOG_VERDICT_DUPLICATE,		/* took effect, or not, under another index */
+	LOG_VERDICT_CONFIG			/* membership; nothing to apply to tables */
+} LogVerdict;
+
+typedef struct LogItem
+{
+	LogVerdict	verdict;
+	uint32		origin;
+	uint64		incarnation;
+	uint64		sequence;
+	uint64		conflict_index; /* REJECTED: the entry that won */
+	uint64		segment_number;
+	uint32		offset;
+	uint32		length;			/* of the payload */
+	uint32		payload_crc;	/* CRC32C */
+} LogItem;
+
+/* Writer: the consensus worker alone. */
+extern void chosen_log_open_for_write(const char *directory);
+extern void chosen_log_write(uint64 first_index, const LogItem *items, int count);	/* one pwrite; consecutive indexes */
+
+/* Readers.  Files are opened when first needed and kept open by the process. */
+extern void chosen_log_read_item(uint64 index, LogItem *item);	/* ereport(ERROR) ERRCODE_DATA_CORRUPTED if it cannot be read whole */
+extern char *chosen_log_read_payload(const LogItem *item);	/* palloc'd, item->length bytes, checked by CRC */
+
+#endif							/* QUORUM_CHOSEN_LOG_H */

@@ -1,0 +1,128 @@
+/*
+ * proposal_queue.h
+ *	  Proposals on their way from client backends to the log, and the order of commits.
+ *
+ * A proposal lives in a slot of a fixed array.  States in the order in which they occur, with what leaves each:
+ *
+ *	 FREE		acquire -> QUEUED
+ *	 QUEUED		consensus worker takes it -> PROPOSED; worker sees no quorum for a while -> REFUSED (25006);
+ *				backend cancels -> FREE (nothing left this instance: plain cancel)
+ *	 PROPOSED	learned, verdict apply -> CHOSEN; verdict reject, or a duplicate that took no effect -> REJECTED (40001);
+ *				backend gives up (cancel, terminate, commit_timeout, error) -> ABANDONED (08007)
+ *	 CHOSEN		its turn has come and the backend takes it -> GRANTED; backend gives up -> ABANDONED
+ *	 GRANTED	commit -> FREE, the turn passes on; error -> ABANDONED
+ *	 REFUSED, REJECTED	backend -> FREE
+ *	 ABANDONED	no backend owns it any more; the consensus worker frees it once the outcome is learned, and the apply worker
+ *				performs the entry
+ *
+ * Who owns an index stands in the log item (origin, incarnation, sequence) alone: a slot is found by its sequence.
+ *
+ * Invariants
+ *	 1. applied_index grows by whoever finished index applied_index + 1, and only after its local commit is visible.
+ *	 2. A backend is GRANTED only while applied_index + 1 is its own index.
+ *	 3. waiting_index[s] != 0 iff slot s is CHOSEN or GRANTED with that index, and not detached.
+ *
+ * All of it under TurnState->mutex; SetLatch is called after it is released.
+ */
+#ifndef QUORUM_PROPOSAL_QUEUE_H
+#define QUORUM_PROPOSAL_QUEUE_H
+
+#include "postgres.h"
+
+#include "storage/itemptr.h"
+#include "storage/latch.h"
+
+typedef enum ProposalState
+{
+	PROPOSAL_FREE = 0,
+	PROPOSAL_QUEUED,
+	PROPOSAL_PROPOSED,
+	PROPOSAL_CHOSEN,
+	PROPOSAL_GRANTED,
+	PROPOSAL_REJECTED,
+	PROPOSAL_REFUSED,
+	PROPOSAL_ABANDONED
+} ProposalState;
+
+typedef enum ProposalKind
+{
+	PROPOSAL_WRITE_SET,			/* payload is an encoded write set; the backend commits it in its turn */
+	PROPOSAL_DETACHED,			/* payload is an encoded write set that apply workers perform, here too; the backend only waits */
+	PROPOSAL_ADD_MEMBER			/* payload is "name\0conninfo\0"; the consensus worker makes the configuration entry */
+} ProposalKind;
+
+typedef struct ProposalOutcome
+{
+	ProposalState state;		/* CHOSEN, REJECTED or REFUSED; QUEUED or PROPOSED while still open */
+	uint64		log_index;
+	uint64		conflict_index; /* REJECTED */
+	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
+} ProposalOutcome;
+
+/* ---- client backends ---- */
+
+/*
+ * Queues a payload (copied to shared memory) and returns the slot number.  Errors: 53400 no free slot or no memory.
+ * *sequence with the node's incarnation is the token of the proposal.
+ */
+extern int	proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence);
+extern void proposal_poll(int slot, ProposalOutcome *outcome);
+extern bool proposal_take_turn(int slot);		/* CHOSEN and its turn -> GRANTED */
+extern bool proposal_withdraw(int slot);		/* QUEUED -> FREE; false: it has left already */
+extern void proposal_abandon(int slot);			/* PROPOSED, CHOSEN or GRANTED -> ABANDONED; bumps the orphan epoch */
+extern void proposal_release(int slot);			/* REJECTED or REFUSED, or detached and CHOSEN -> FREE */
+extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE, and turn_pass */
+
+/* ---- order of commits ---- */
+
+/* `index` is committed and visible here (or had nothing to do): wakes whoever owns the next one. */
+extern void turn_pass(uint64 index);
+extern uint64 turn_applied_index(void);
+
+/* Does a local backend own `index` (it is CHOSEN or GRANTED)?  Then the apply worker leaves it alone. */
+extern bool turn_is_owned(uint64 index);
+
+/*
+ * The local rule that stands in for key-level certification between transactions of one node: a transaction whose locks were
+ * taken while an orphan (an abandoned proposal of this node) was outstanding may have seen what that orphan is to change.  A backend notes the
+ * epoch at its first captured row; it may queue only if the epoch is the same and no orphan is outstanding (else 40001).
+ */
+extern uint64 orphan_epoch(void);
+extern bool orphan_epoch_is_current(uint64 noted_epoch);
+
+/* Position row: its TID, valid once the apply worker has found it at start. */
+extern bool position_get_tid(ItemPointer tid);
+extern void position_set_tid(const ItemPointerData *tid);
+
+/* Start of the apply worker: what the position row says. */
+extern void turn_set_applied(uint64 applied_index);
+extern bool turn_is_initialised(void);
+
+/* ---- consensus worker ---- */
+typedef struct QueuedProposal
+{
+	int			slot;
+	ProposalKind kind;
+	uint64		sequence;
+	const char *payload;		/* in shared memory; valid until proposal_mark_proposed or proposal_refuse */
+	Size		length;
+} QueuedProposal;
+
+extern void proposal_queue_reset_owner(void);	/* worker started: what an earlier worker had PROPOSED becomes unknown (ABANDONED or told so) */
+extern bool proposal_next_queued(QueuedProposal *proposal);	/* oldest QUEUED one, left in place */
+extern void proposal_mark_proposed(int slot);	/* frees the payload's memory: the core has its copy */
+extern void proposal_refuse(int slot);			/* QUEUED -> REFUSED, wakes the backend */
+extern bool proposal_oldest_queued_age_ms(int64 now_us, int *age_ms);
+
+/*
+ * Entry `index` with that sequence of this node and incarnation was delivered.  `apply`: verdict is APPLY.  Call in log order, before
+ * chosen_index is published with publish_chosen_index.
+ */
+extern void proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_index);
+extern void publish_chosen_index(uint64 index);
+
+/* ---- apply worker ---- */
+extern void orphan_applied(uint64 incarnation, uint64 sequence);	/* after the commit of an entry of this node that it performed */
+extern void foreign_applied(void);				/* after the commit of another node's entry */
+
+#endif							/* QUORUM_PROPOSAL_QUEUE_H */

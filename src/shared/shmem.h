@@ -1,0 +1,143 @@
+/*
+ * shmem.h
+ *	  The state that the processes of one instance share.  Everything here lives in main shared memory and is made anew
+ *	  after a crash of any process (the postmaster restarts them all); what must survive is in the journal and in tables.
+ *
+ * Locks, in the order in which they may be taken (never two spinlocks at once):
+ *	 1. QuorumShared->lock (LWLock): identity, members, texts.  Short; never held while waiting.
+ *	 2. TurnState->mutex (spinlock): order of commits and the proposals' states (proposal_queue.h).
+ * Single 64-bit numbers that many read are atomics; each says who writes it.
+ */
+#ifndef QUORUM_SHMEM_H
+#define QUORUM_SHMEM_H
+
+#include "postgres.h"
+
+#include "port/atomics.h"
+#include "storage/itemptr.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/timestamp.h"
+
+#define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
+#define QUORUM_MAX_CONNINFO 1024
+#define QUORUM_DIRECTORY "pg_quorum/pgsql_tmp_journal"	/* relative to the data directory; basebackup skips such a name */
+
+typedef enum NodeRole
+{
+	NODE_STOPPED = 0,			/* no worker, no cluster, or apply failed */
+	NODE_LEARNER,
+	NODE_FOLLOWER,
+	NODE_CANDIDATE,
+	NODE_LEADER
+} NodeRole;
+
+typedef struct MemberState
+{
+	uint32		node_id;		/* 0: free */
+	char		node_name[NAMEDATALEN];
+	char		conninfo[QUORUM_MAX_CONNINFO];
+	bool		is_voter;
+	bool		reachable;
+	uint64		accepted_index;
+	uint64		delivered_index;
+	TimestampTz last_contact;	/* 0: never */
+	int			round_trip_ms;	/* -1: not known */
+} MemberState;
+
+/* Published by the consensus worker after each loop in which something changed; read under QuorumShared->lock. */
+typedef struct NodeStatus
+{
+	NodeRole	role;
+	uint32		leader_id;
+	uint64		ballot_round;
+	uint32		ballot_node_id;
+	bool		has_quorum;
+	int			voter_count;
+	int			voters_reachable;
+	int			quorum_size;
+	uint64		elections_started;
+	uint64		ballots_won;
+	uint64		journal_bytes;
+	uint64		journal_syncs;
+	uint64		frames_sent;
+	uint64		frames_received;
+	int			member_count;
+	MemberState members[QUORUM_MAX_MEMBERS];	/* this node included */
+} NodeStatus;
+
+/* Who this node is.  Set once by the consensus worker when it finds its journal; node_id 0 until then. */
+typedef struct NodeIdentity
+{
+	uint64		cluster_id;
+	uint32		node_id;
+	uint64		incarnation;	/* of this start of the worker */
+	char		node_name[NAMEDATALEN];
+	char		conninfo[QUORUM_MAX_CONNINFO];
+} NodeIdentity;
+
+/* Inbound stream of one peer: the stream backend publishes a DSM segment with a shm_mq, the worker attaches.  See transport.h. */
+typedef struct StreamSlot
+{
+	uint32		node_id;		/* of the sender; 0: free */
+	uint32		dsm_handle;		/* 0: none */
+	uint64		generation;		/* grows with each new stream; an older backend leaves when it sees that */
+	int			backend_pid;
+} StreamSlot;
+
+/* Counters for quorum.stats; each is added to with pg_atomic_fetch_add_u64 by whoever it concerns. */
+typedef struct QuorumCounters
+{
+	pg_atomic_uint64 transactions_committed;	/* own, granted and committed by their backend */
+	pg_atomic_uint64 transactions_rejected;		/* 40001 */
+	pg_atomic_uint64 transactions_refused;		/* 25006 at the gate */
+	pg_atomic_uint64 transactions_abandoned;	/* 08007 */
+	pg_atomic_uint64 commit_wait_us;			/* sum over committed ones, from queueing to the grant */
+	pg_atomic_uint64 entries_applied;			/* by the apply worker */
+	pg_atomic_uint64 rows_applied;
+	pg_atomic_uint64 apply_transactions;
+	pg_atomic_uint64 blockers_aborted;			/* local transactions aborted because they stood in the apply worker's way */
+	pg_atomic_uint64 payload_bytes_proposed;
+} QuorumCounters;
+
+typedef struct QuorumShared
+{
+	LWLock	   *lock;
+	NodeIdentity identity;		/* under lock */
+	NodeStatus	status;			/* under lock */
+	char		last_error[1024];	/* under lock; empty if none.  Survives until the cause is gone */
+	StreamSlot	streams[QUORUM_MAX_MEMBERS];	/* under lock */
+
+	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
+	Latch	   *apply_latch;
+	Latch	   *watcher_latch;
+	int			apply_pid;
+
+	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
+	pg_atomic_uint32 may_write;		/* 1: this node leads, is ready, its quorum is fresh: backends may queue; consensus worker writes */
+	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
+	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file */
+
+	QuorumCounters counters;
+} QuorumShared;
+
+extern QuorumShared *QuorumShmem;
+
+/* Hooks for _PG_init: size request and creation. */
+extern void shmem_request(void);
+extern void shmem_startup(void);
+
+/* Sets the latch of a worker if it runs. */
+extern void shmem_wake_consensus(void);
+extern void shmem_wake_apply(void);
+extern void shmem_wake_watcher(void);
+
+/* The one place where a worker's trouble becomes visible in quorum.status.  NULL clears it. */
+extern void shmem_set_last_error(const char *message);
+
+/* Copies for readers; they take the lock shortly. */
+extern void shmem_get_status(NodeStatus *status);
+extern void shmem_get_identity(NodeIdentity *identity);
+
+#endif							/* QUORUM_SHMEM_H */

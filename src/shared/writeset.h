@@ -1,0 +1,75 @@
+/*
+ * writeset.h
+ *	  The payload of a DATA entry: what one transaction changed in replicated tables, in the order of the changes.
+ *
+ * Bytes (network order, written with pqformat; see docs/PROTOCOL.md):
+ *	 u8 version, u64 base, u8 flags, u32 change count, then the changes: u8 operation and its body.  A payload comes from a peer or from
+ *	 disk: the reader checks every length and raises ERRCODE_DATA_CORRUPTED.
+ *
+ * A row is: u16 column count (the table's live columns in attnum order), then per column u8 format and, unless NULL, u32 length and bytes.
+ * Built-in types travel in their binary send/receive form; types whose binary form holds OIDs of user objects (enums, composites, arrays of them,
+ * reg* types) and types without send/receive travel as text under fixed DateStyle, IntervalStyle, extra_float_digits and search_path.
+ * A key is a row with only the primary key's columns, in index order.
+ */
+#ifndef QUORUM_WRITESET_H
+#define QUORUM_WRITESET_H
+
+#include "postgres.h"
+
+#include "access/htup.h"
+#include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+#include "utils/relcache.h"
+
+#define WRITESET_VERSION 1
+
+typedef enum WriteSetOperation
+{
+	WRITESET_INSERT = 'I',		/* u64 table_id, row */
+	WRITESET_UPDATE = 'U',		/* u64 table_id, old key, new row */
+	WRITESET_DELETE = 'D',		/* u64 table_id, old key */
+	WRITESET_TABLE_CREATE = 'C',	/* u64 table_id, text schema, text name, text ddl: replicate() begins.  On the origin it only notes the table */
+	WRITESET_TABLE_ROWS = 'R',	/* u64 table_id, u32 count, rows: copy of existing rows; the origin has them */
+	WRITESET_TABLE_ACTIVATE = 'A',	/* u64 table_id, u64 row count: from here on it is replicated */
+	WRITESET_TABLE_FORGET = 'F'	/* u64 table_id: unreplicate(); the table stays as an ordinary one */
+} WriteSetOperation;
+
+typedef enum WriteSetColumnFormat
+{
+	WRITESET_COLUMN_NULL = 'n',
+	WRITESET_COLUMN_BINARY = 'b',
+	WRITESET_COLUMN_TEXT = 't'
+} WriteSetColumnFormat;
+
+typedef struct WriteSetHeader
+{
+	uint64		base;			/* applied index of the origin at the first captured change */
+	uint8		flags;			/* none defined: 0 */
+	uint32		change_count;
+} WriteSetHeader;
+
+/* Only the header; used by the consensus worker for certification.  False: malformed. */
+extern bool writeset_peek_header(const char *payload, Size length, WriteSetHeader *header);
+
+/* Writer.  The caller keeps the StringInfo; begin reserves the header, finish fills it in. */
+extern void writeset_begin(StringInfo buffer);
+extern void writeset_finish(StringInfo buffer, uint64 base, uint32 change_count);
+extern void writeset_put_row(StringInfo buffer, Relation relation, TupleTableSlot *slot);
+extern void writeset_put_key(StringInfo buffer, Relation relation, TupleTableSlot *slot);
+
+/* Reader. */
+typedef struct WriteSetReader
+{
+	StringInfoData data;
+	WriteSetHeader header;
+	uint32		changes_read;
+} WriteSetReader;
+
+extern void writeset_read_begin(WriteSetReader *reader, char *payload, Size length);
+/* False at the end (then all bytes were used, else it raises). */
+extern bool writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, uint64 *table_id);
+/* Into a virtual slot of the relation's row type: raises ERRCODE_DATATYPE_MISMATCH if the shape differs. */
+extern void writeset_read_row(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
+extern void writeset_read_key(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
+
+#endif							/* QUORUM_WRITESET_H */
