@@ -25,6 +25,7 @@ typedef enum LogVerdict
 typedef struct LogItem
 {
 	LogVerdict	verdict;
+	uint8		value_kind;		/* PaxosValueKind: what was chosen, whatever the verdict (a duplicate keeps its kind) */
 	uint32		origin;
 	uint64		incarnation;
 	uint64		sequence;
