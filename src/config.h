@@ -8,8 +8,8 @@
 #include "postgres.h"
 
 extern char *quorum_database;				/* quorum.database, postmaster */
-extern int	quorum_heartbeat_interval_ms;	/* quorum.heartbeat_interval, sighup */
-extern int	quorum_election_timeout_ms;		/* quorum.election_timeout, sighup */
+extern int	quorum_heartbeat_interval_ms;	/* quorum.heartbeat_interval, postmaster */
+extern int	quorum_election_timeout_ms;		/* quorum.election_timeout, postmaster */
 extern int	quorum_commit_timeout_ms;		/* quorum.commit_timeout, user; 0 waits without end */
 extern int	quorum_max_transaction_kb;		/* quorum.max_transaction_size, superuser */
 extern int	quorum_queue_slots;				/* quorum.max_pending_transactions, postmaster */

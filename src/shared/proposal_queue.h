@@ -57,7 +57,11 @@ typedef struct ProposalOutcome
 	uint64		log_index;
 	uint64		conflict_index; /* REJECTED */
 	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
+	bool		lost;			/* the consensus worker that had proposed it is gone: the outcome will not be told */
 } ProposalOutcome;
+
+extern Size proposal_queue_shmem_size(void);
+extern void proposal_queue_shmem_startup(void);
 
 /* ---- client backends ---- */
 
@@ -66,6 +70,7 @@ typedef struct ProposalOutcome
  * *sequence with the node's incarnation is the token of the proposal.
  */
 extern int	proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence);
+
 extern void proposal_poll(int slot, ProposalOutcome *outcome);
 extern bool proposal_take_turn(int slot);		/* CHOSEN and its turn -> GRANTED */
 extern bool proposal_withdraw(int slot);		/* QUEUED -> FREE; false: it has left already */
@@ -104,15 +109,17 @@ typedef struct QueuedProposal
 	int			slot;
 	ProposalKind kind;
 	uint64		sequence;
-	const char *payload;		/* in shared memory; valid until proposal_mark_proposed or proposal_refuse */
+	const char *payload;		/* in shared memory; valid until proposal_payload_done */
 	Size		length;
 } QueuedProposal;
 
-extern void proposal_queue_reset_owner(void);	/* worker started: what an earlier worker had PROPOSED becomes unknown (ABANDONED or told so) */
-extern bool proposal_next_queued(QueuedProposal *proposal);	/* oldest QUEUED one, left in place */
+extern void proposal_queue_reset_owner(void);	/* worker started: what an earlier worker had PROPOSED is marked lost */
+extern bool proposal_take_queued(QueuedProposal *proposal);	/* oldest QUEUED one -> PROPOSED; its payload stays until … */
+extern void proposal_payload_done(int slot);	/* … here: the core has its copy */
+extern void proposal_put_back(int slot);		/* the core had no room: QUEUED again, as the oldest */
+extern uint64 proposal_next_sequence(void);		/* for the worker's own configuration entries */
 extern void proposal_mark_proposed(int slot);	/* frees the payload's memory: the core has its copy */
-extern void proposal_refuse(int slot);			/* QUEUED -> REFUSED, wakes the backend */
-extern bool proposal_oldest_queued_age_ms(int64 now_us, int *age_ms);
+extern void proposal_refuse_queued(int older_than_ms);	/* all QUEUED ones that wait for longer */
 
 /*
  * Entry `index` with that sequence of this node and incarnation was delivered.  `apply`: verdict is APPLY.  Call in log order, before
@@ -122,7 +129,12 @@ extern void proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 c
 extern void publish_chosen_index(uint64 index);
 
 /* ---- apply worker ---- */
-extern void orphan_applied(uint64 incarnation, uint64 sequence);	/* after the commit of an entry of this node that it performed */
+extern void orphan_applied(uint64 index);		/* after the commit of an entry of this node that it performed */
 extern void foreign_applied(void);				/* after the commit of another node's entry */
+
+/* ---- lock watcher ---- */
+
+/* Does that backend wait for a verdict?  Then it must not be signalled: the log decides. */
+extern bool proposal_pid_is_in_flight(int pid);
 
 #endif							/* QUORUM_PROPOSAL_QUEUE_H */

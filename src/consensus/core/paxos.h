@@ -109,7 +109,7 @@ extern size_t paxos_config_decode(PaxosConfig *config, const uint8_t *buffer, si
 typedef struct PaxosSettings
 {
 	uint32_t	node_id;
-	uint64_t	incarnation;	/* of this start */
+	uint64_t	incarnation;	/* of this start; 0 if not known yet: see paxos_set_incarnation */
 	uint32_t	heartbeat_interval_ms;
 	uint32_t	election_timeout_ms;	/* each wait is drawn from [1, 2) times this */
 	uint32_t	window_slots;	/* open or cached slots held in memory, a power of two, at least 16 */
@@ -276,6 +276,7 @@ typedef struct PaxosStatus
  */
 extern PaxosCore *paxos_create(const PaxosSettings *settings, const PaxosAllocator *allocator);
 extern void paxos_restore(PaxosCore *core, const PaxosRecord *record, PaxosEffects *effects);
+extern void paxos_set_incarnation(PaxosCore *core, uint64_t incarnation);	/* before paxos_start, by a host that learns it from its journal */
 extern void paxos_start(PaxosCore *core, uint64_t now_ms, uint64_t random, PaxosEffects *effects);
 extern void paxos_step(PaxosCore *core, const PaxosEvent *event, PaxosEffects *effects);
 extern void paxos_destroy(PaxosCore *core);

@@ -1,0 +1,486 @@
+/*
+ * commit_gate.c
+ *	  The gate before COMMIT: queues the write set, waits for the quorum's verdict and for its turn.  Process: client backend.
+ *
+ * Runs as the last PRE_COMMIT callback, so that deferred triggers are done.  Never commits anything that the quorum did not
+ * choose, and never reports "not committed" (class 40, 25006) for something that may have left this instance.
+ *
+ * Invariants
+ *	 1. Whatever can still fail is checked before proposing: the serializable check here, NOTIFY's queue space.
+ *	 2. Interrupts are held from queueing to the end of the commit; cancel and terminate are polled for while waiting.
+ *	 3. Once PROPOSED the only ways out are the grant, a rejection from the log, and giving up with 08007.
+ *	 4. An error after the grant leaves the slot ABANDONED: the apply worker performs the entry.
+ *
+ * Locks: none held while waiting but those of the transaction.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/async.h"
+#include "libpq/pqcomm.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/predicate.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "config.h"
+#include "shared/conninfo.h"
+#include "shared/position.h"
+#include "shared/proposal_queue.h"
+#include "shared/shmem.h"
+
+extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers that the server package does not bring */
+
+#define CLIENT_CHECK_INTERVAL_MS 1000
+#define NOTIFY_QUEUE_LIMIT 0.95
+
+#define NO_SLOT (-1)
+
+typedef struct GateState
+{
+	int			slot;			/* NO_SLOT outside the gate */
+	uint64		sequence;
+	bool		granted;
+	bool		interrupts_held;
+	bool		override_sync;
+	int			saved_synchronous_commit;
+	TimestampTz queued_at;
+} GateState;
+
+static GateState gate = {.slot = NO_SLOT};
+
+/* ---- who may write, and what is said otherwise ---- */
+
+static void
+report_no_writes(void)
+{
+	NodeStatus	status;
+	NodeIdentity identity;
+
+	shmem_get_status(&status);
+	shmem_get_identity(&identity);
+	if (identity.node_id == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node is not a running member of a cluster"),
+				 errhint("See quorum.status; call quorum.create_cluster or quorum.join_cluster first.")));
+	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node has stopped applying the log and takes no writes"),
+				 errhint("See last_error in quorum.status.")));
+	for (int i = 0; i < status.member_count; i++)
+	{
+		MemberState *member = &status.members[i];
+
+		if (status.has_quorum && member->node_id == status.leader_id && member->node_id != identity.node_id)
+			ereport(ERROR,
+					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+					 errmsg("replicated tables are written on the leader only"),
+					 errdetail("This node is \"%s\"; the leader is \"%s\".", identity.node_name, member->node_name),
+					 errhint("Connect to \"%s\": %s", member->node_name, conninfo_for_display(member->conninfo))));
+	}
+	if (!status.has_quorum)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("no quorum: the transaction was not committed"),
+				 errdetail("%d of %d voters can be reached from node \"%s\"; %d are needed.",
+						   status.voters_reachable, status.voter_count, identity.node_name, status.quorum_size),
+				 errhint("Connect to a node in the majority, or retry when more nodes are back.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("this node is not ready to take writes: the transaction was not committed"),
+			 errdetail("An election is under way, or node \"%s\" has not applied all of the log yet.", identity.node_name),
+			 errhint("Retry.")));
+}
+
+void
+gate_check_may_write(void)
+{
+	if (pg_atomic_read_u32(&QuorumShmem->may_write) == 0)
+		report_no_writes();
+}
+
+/* ---- outcomes ---- */
+
+/* node.incarnation.sequence: names the proposal on every node for ever. */
+static const char *
+token_text(void)
+{
+	NodeIdentity identity;
+
+	shmem_get_identity(&identity);
+	return psprintf("%u.%llu.%llu", identity.node_id, (unsigned long long) identity.incarnation,
+					(unsigned long long) gate.sequence);
+}
+
+/* Before an error: it resets the count of held interrupts by itself. */
+static void
+forget_slot(void)
+{
+	gate.slot = NO_SLOT;
+	gate.granted = false;
+	gate.interrupts_held = false;
+}
+
+/* Gives the slot up.  Afterwards the outcome is the log's alone. */
+static void
+abandon(void)
+{
+	proposal_abandon(gate.slot);
+	forget_slot();
+	pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_abandoned, 1);
+}
+
+static void
+report_unknown_outcome(int level, const char *why)
+{
+	const char *token = token_text();
+
+	abandon();
+	ereport(level,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 errmsg("the outcome of the transaction is not known: %s", why),
+			 errdetail("It was proposed to the quorum and may still be committed. Transaction token: %s.", token),
+			 errhint("Look for its effects, or for the token in quorum.log, before retrying.")));
+}
+
+static void
+report_rejected(uint64 conflict_index)
+{
+	proposal_release(gate.slot);
+	forget_slot();
+	pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_rejected, 1);
+	if (conflict_index == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not commit: the log took no effect from this proposal"),
+				 errhint("Retry the transaction.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not commit: another node's transaction came first"),
+			 errdetail("Log index %llu was chosen after this transaction took its locks.",
+					   (unsigned long long) conflict_index),
+			 errhint("Retry the transaction.")));
+}
+
+/* The regular way out. */
+static void
+leave(void)
+{
+	bool		held = gate.interrupts_held;
+
+	forget_slot();
+	if (held)
+		RESUME_INTERRUPTS();
+}
+
+/* Cancel and terminate while nothing has left this instance are plain ones: the caller's CHECK_FOR_INTERRUPTS raises them. */
+static void
+check_interrupts(void)
+{
+	if (!ProcDiePending && !QueryCancelPending)
+		return;
+	if (proposal_withdraw(gate.slot))
+	{
+		leave();
+		CHECK_FOR_INTERRUPTS();
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("canceling statement due to user request")));
+	}
+	if (ProcDiePending)
+		report_unknown_outcome(FATAL, "the session was terminated while it waited for the quorum");
+	report_unknown_outcome(ERROR, "the statement was cancelled while it waited for the quorum");
+}
+
+static void
+check_client(TimestampTz *last_check)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(*last_check, now, CLIENT_CHECK_INTERVAL_MS))
+		return;
+	*last_check = now;
+	if (MyProcPort == NULL || pq_check_connection())
+		return;
+	if (proposal_withdraw(gate.slot))
+	{
+		forget_slot();
+		ereport(FATAL,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("client disconnected before its transaction was proposed")));
+	}
+	report_unknown_outcome(FATAL, "the client disconnected while its transaction waited for the quorum");
+}
+
+static void
+check_timeout(void)
+{
+	if (quorum_commit_timeout_ms == 0 ||
+		!TimestampDifferenceExceeds(gate.queued_at, GetCurrentTimestamp(), quorum_commit_timeout_ms))
+		return;
+	if (proposal_withdraw(gate.slot))
+	{
+		forget_slot();
+		report_no_writes();
+	}
+	report_unknown_outcome(ERROR, "quorum.commit_timeout has passed");
+}
+
+/* ---- waiting ---- */
+
+static long
+wait_timeout_ms(void)
+{
+	long		left_ms;
+
+	if (quorum_commit_timeout_ms == 0)
+		return CLIENT_CHECK_INTERVAL_MS;
+	left_ms = quorum_commit_timeout_ms - TimestampDifferenceMilliseconds(gate.queued_at, GetCurrentTimestamp());
+	return Max(1, Min(left_ms + 1, CLIENT_CHECK_INTERVAL_MS));
+}
+
+static bool
+write_set_is_settled(void)
+{
+	return proposal_take_turn(gate.slot);
+}
+
+/* A detached proposal is settled once this node has applied it; a configuration once it is chosen. */
+static bool
+detached_is_settled(void)
+{
+	ProposalOutcome outcome;
+
+	proposal_poll(gate.slot, &outcome);
+	return outcome.state == PROPOSAL_CHOSEN && turn_applied_index() >= outcome.log_index;
+}
+
+/* Returns once `is_settled`; raises every other end. */
+static void
+wait_for_verdict(bool (*is_settled) (void), long longest_wait_ms)
+{
+	TimestampTz last_client_check = gate.queued_at;
+
+	for (;;)
+	{
+		ProposalOutcome outcome;
+		long		timeout_ms = Min(wait_timeout_ms(), longest_wait_ms);
+
+		ResetLatch(MyLatch);
+		if (is_settled())
+			return;
+		proposal_poll(gate.slot, &outcome);
+		if (outcome.state == PROPOSAL_REJECTED)
+			report_rejected(outcome.conflict_index);
+		if (outcome.state == PROPOSAL_REFUSED)
+		{
+			proposal_release(gate.slot);
+			forget_slot();
+			pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_refused, 1);
+			report_no_writes();
+		}
+		if (outcome.lost)
+			report_unknown_outcome(ERROR, "the consensus worker was restarted");
+		check_interrupts();
+		check_client(&last_client_check);
+		check_timeout();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
+	}
+}
+
+static void
+enter(ProposalKind kind, const char *payload, Size length)
+{
+	if (length > (Size) quorum_max_transaction_kb * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("transaction is too large to be replicated"),
+				 errdetail("Its write set has %zu kB; quorum.max_transaction_size is %d kB.",
+						   length / 1024, quorum_max_transaction_kb),
+				 errhint("Split it into smaller transactions, or raise the limit.")));
+	gate.slot = proposal_submit(kind, payload, length, &gate.sequence);
+	gate.queued_at = GetCurrentTimestamp();
+	gate.granted = false;
+	gate.interrupts_held = true;
+	HOLD_INTERRUPTS();
+}
+
+/* ---- the transaction's own gate ---- */
+
+/* All that may fail later in CommitTransaction and can be tried now. */
+static void
+check_before_proposing(void)
+{
+	PreCommit_CheckForSerializationFailure();
+	if (DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0)) > NOTIFY_QUEUE_LIMIT)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("too many notifications in the NOTIFY queue to commit a replicated transaction safely"),
+				 errhint("See pg_notification_queue_usage().")));
+	gate_check_may_write();
+	if (!orphan_epoch_is_current(capture_orphan_epoch()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not commit: an entry of the log that this session did not see came first"),
+				 errdetail("While this transaction ran, the log held an entry that was not applied here yet."),
+				 errhint("Retry the transaction.")));
+}
+
+static void
+update_position(uint64 index)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		position_update(index);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		report_unknown_outcome(ERROR, error->message);
+	}
+	PG_END_TRY();
+}
+
+/* Durability is the quorum's journal: the local WAL need not be flushed, unless local tables depend on it. */
+static void
+relax_local_commit(void)
+{
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF || capture_wrote_local_tables())
+		return;
+	gate.saved_synchronous_commit = synchronous_commit;
+	gate.override_sync = true;
+	synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+}
+
+static void
+pre_commit(void)
+{
+	StringInfoData payload;
+	ProposalOutcome outcome;
+
+	if (am_apply_worker || capture_is_empty())
+		return;
+	check_before_proposing();
+	initStringInfo(&payload);
+	capture_encode(&payload);
+	enter(PROPOSAL_WRITE_SET, payload.data, payload.len);
+	pfree(payload.data);
+	wait_for_verdict(write_set_is_settled, CLIENT_CHECK_INTERVAL_MS);
+	gate.granted = true;
+	proposal_poll(gate.slot, &outcome);
+	pg_atomic_fetch_add_u64(&QuorumShmem->counters.commit_wait_us, GetCurrentTimestamp() - gate.queued_at);
+	update_position(outcome.log_index);
+	relax_local_commit();
+}
+
+static void
+restore_synchronous_commit(void)
+{
+	if (gate.override_sync)
+		synchronous_commit = gate.saved_synchronous_commit;
+	gate.override_sync = false;
+}
+
+static void
+at_commit(void)
+{
+	restore_synchronous_commit();
+	if (gate.granted)
+	{
+		position_at_commit();
+		proposal_finish(gate.slot);
+		pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_committed, 1);
+		leave();
+	}
+	capture_reset();
+}
+
+/* The error has reset the count of held interrupts already, so none is resumed here. */
+static void
+at_abort(void)
+{
+	restore_synchronous_commit();
+	if (gate.slot != NO_SLOT && !proposal_withdraw(gate.slot))
+		abandon();
+	forget_slot();
+	position_at_abort();
+	capture_reset();
+}
+
+static void
+transaction_callback(XactEvent event, void *argument)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			pre_commit();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (!capture_is_empty())
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has written replicated tables"),
+						 errhint("Use COMMIT: it already is agreed on by a quorum.")));
+			break;
+		case XACT_EVENT_COMMIT:
+			if (!am_apply_worker)
+				at_commit();
+			break;
+		case XACT_EVENT_ABORT:
+			if (!am_apply_worker)
+				at_abort();
+			break;
+		default:
+			break;
+	}
+}
+
+void
+commit_gate_init(void)
+{
+	RegisterXactCallback(transaction_callback, NULL);
+}
+
+/* ---- entries that do not ride on the local transaction ---- */
+
+static uint64
+propose_and_wait(ProposalKind kind, const char *payload, Size length)
+{
+	ProposalOutcome outcome;
+
+	gate_check_may_write();
+	enter(kind, payload, length);
+	wait_for_verdict(detached_is_settled, CLIENT_CHECK_INTERVAL_MS);
+	proposal_poll(gate.slot, &outcome);
+	proposal_release(gate.slot);
+	leave();
+	return outcome.log_index;
+}
+
+uint64
+gate_propose_detached(const char *payload, Size length)
+{
+	return propose_and_wait(PROPOSAL_DETACHED, payload, length);
+}
+
+uint64
+gate_propose_member(const char *node_name, const char *conninfo)
+{
+	StringInfoData payload;
+
+	initStringInfo(&payload);
+	appendBinaryStringInfo(&payload, node_name, strlen(node_name) + 1);
+	appendBinaryStringInfo(&payload, conninfo, strlen(conninfo) + 1);
+	return propose_and_wait(PROPOSAL_ADD_MEMBER, payload.data, payload.len);
+}

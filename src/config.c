@@ -1,0 +1,81 @@
+/*
+ * config.c
+ *	  Every setting of pg_quorum.  Runs in the postmaster from _PG_init; the values are read everywhere.
+ *
+ * All of them are local to the node: none has to be equal on the members.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "config.h"
+
+char	   *quorum_database = NULL;
+int			quorum_heartbeat_interval_ms = 50;
+int			quorum_election_timeout_ms = 300;
+int			quorum_commit_timeout_ms = 10000;
+int			quorum_max_transaction_kb = 16 * 1024;
+int			quorum_queue_slots = 256;
+int			quorum_log_level = DEBUG1;
+
+static const struct config_enum_entry log_level_options[] = {
+	{"debug2", DEBUG2, false},
+	{"debug1", DEBUG1, false},
+	{"log", LOG, false},
+	{NULL, 0, false}
+};
+
+static void
+define_timings(void)
+{
+	DefineCustomIntVariable("quorum.heartbeat_interval",
+							"Time between two signs of life of a leader.",
+							"Should be a small fraction of quorum.election_timeout.",
+							&quorum_heartbeat_interval_ms, 50, 5, 10000,
+							PGC_POSTMASTER, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.election_timeout",
+							"A node that hears no leader for one to two times this long asks for an election.",
+							"A leader that hears no majority for this long stops calling itself leader.",
+							&quorum_election_timeout_ms, 300, 20, 60000,
+							PGC_POSTMASTER, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.commit_timeout",
+							"A COMMIT that has proposed and learns no outcome for this long ends with SQLSTATE 08007.",
+							"The transaction may still be committed by the quorum. 0 waits without end.",
+							&quorum_commit_timeout_ms, 10000, 0, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_limits(void)
+{
+	DefineCustomIntVariable("quorum.max_transaction_size",
+							"Largest write set that one transaction may propose.",
+							NULL,
+							&quorum_max_transaction_kb, 16 * 1024, 64, 64 * 1024,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.max_pending_transactions",
+							"Transactions of this node that may wait for the quorum at the same time.",
+							"More get SQLSTATE 53400.",
+							&quorum_queue_slots, 256, 16, 2048,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+void
+config_define_settings(void)
+{
+	DefineCustomStringVariable("quorum.database",
+							   "Database that holds the extension and the replicated tables.",
+							   NULL,
+							   &quorum_database, "postgres",
+							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	define_timings();
+	define_limits();
+	DefineCustomEnumVariable("quorum.log_level",
+							 "Level at which the workers log elections, links and progress of no lasting interest.",
+							 NULL,
+							 &quorum_log_level, DEBUG1, log_level_options,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	MarkGUCPrefixReserved("quorum");
+}

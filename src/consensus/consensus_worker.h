@@ -1,0 +1,12 @@
+/*
+ * consensus_worker.h
+ *	  Entry point of the consensus worker: one per instance, no database connection.
+ */
+#ifndef QUORUM_CONSENSUS_WORKER_H
+#define QUORUM_CONSENSUS_WORKER_H
+
+#include "postgres.h"
+
+extern PGDLLEXPORT void quorum_consensus_worker_main(Datum argument);
+
+#endif							/* QUORUM_CONSENSUS_WORKER_H */

@@ -1,0 +1,776 @@
+/*
+ * proposal_queue.c
+ *	  Proposals on their way from client backends to the log, and the order of commits.
+ *
+ * Runs in client backends, the consensus worker, the apply worker and the lock watcher.  See proposal_queue.h for the states and the
+ * invariants.  Everything is under one spinlock: sections are a scan over a small dense array at most; no latch is set, nothing
+ * allocated and no error raised inside.  Payloads lie in a DSA area of bounded size.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/dsa.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "config.h"
+#include "shared/proposal_queue.h"
+#include "shared/shmem.h"
+
+#define NO_SLOT (-1)
+#define PAYLOAD_AREA_BYTES ((Size) 4 * 1024 * 1024) /* in main shared memory; grows by DSM segments … */
+#define PAYLOAD_AREA_LIMIT_BYTES ((Size) 512 * 1024 * 1024)	/* … up to this */
+
+typedef struct ProposalSlot
+{
+	ProposalState state;
+	ProposalKind kind;
+	uint64		sequence;
+	uint64		log_index;
+	uint64		conflict_index;
+	dsa_pointer payload;
+	uint32		length;
+	int			pid;			/* of the backend that waits; 0: none */
+	Latch	   *latch;
+	TimestampTz queued_at;
+	bool		lost;
+	int			next;			/* in the list of queued ones (oldest first) or of free ones */
+	int			previous;
+} ProposalSlot;
+
+typedef struct ProposalQueue
+{
+	slock_t		mutex;
+	int			slot_count;
+	int			free_head;
+	int			queue_head;
+	int			queue_tail;
+	uint64		next_sequence;
+
+	/* order of commits */
+	bool		turn_initialised;
+	uint64		applied_index;
+	uint64		orphan_epoch;
+	int			orphans_outstanding;
+	int			detached_waiting;	/* CHOSEN ones that are no write set: their backend waits for applied_index */
+	bool		position_valid;
+	ItemPointerData position_tid;
+
+	ProposalSlot slots[FLEXIBLE_ARRAY_MEMBER];
+} ProposalQueue;
+
+static ProposalQueue *queue = NULL;
+static uint64 *waiting_index = NULL;	/* dense, so that the owner of the next turn is found within a few cache lines */
+static void *payload_area_place = NULL;
+static dsa_area *payload_area = NULL;
+
+static Size
+queue_size(void)
+{
+	return MAXALIGN(add_size(offsetof(ProposalQueue, slots), mul_size(quorum_queue_slots, sizeof(ProposalSlot))));
+}
+
+Size
+proposal_queue_shmem_size(void)
+{
+	Size		size = queue_size();
+
+	size = add_size(size, MAXALIGN(mul_size(quorum_queue_slots, sizeof(uint64))));
+	return add_size(size, PAYLOAD_AREA_BYTES);
+}
+
+static void
+initialise_slots(void)
+{
+	for (int i = 0; i < queue->slot_count; i++)
+	{
+		queue->slots[i].state = PROPOSAL_FREE;
+		queue->slots[i].next = (i + 1 < queue->slot_count) ? i + 1 : NO_SLOT;
+		waiting_index[i] = 0;
+	}
+	queue->free_head = 0;
+	queue->queue_head = queue->queue_tail = NO_SLOT;
+}
+
+static void
+create_payload_area(void)
+{
+	dsa_area   *area;
+
+	area = dsa_create_in_place(payload_area_place, PAYLOAD_AREA_BYTES, QuorumShmem->lock->tranche, NULL);
+	dsa_pin(area);
+	dsa_set_size_limit(area, PAYLOAD_AREA_LIMIT_BYTES);
+	dsa_detach(area);
+}
+
+void
+proposal_queue_shmem_startup(void)
+{
+	bool		found;
+	char	   *place = ShmemInitStruct("pg_quorum proposals", proposal_queue_shmem_size(), &found);
+
+	queue = (ProposalQueue *) place;
+	waiting_index = (uint64 *) (place + queue_size());
+	payload_area_place = place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64));
+	if (found)
+		return;
+	memset(place, 0, proposal_queue_shmem_size());
+	SpinLockInit(&queue->mutex);
+	queue->slot_count = quorum_queue_slots;
+	queue->next_sequence = 1;
+	initialise_slots();
+	create_payload_area();
+}
+
+static void
+attach_payload_area(void)
+{
+	MemoryContext old_context;
+
+	if (payload_area != NULL)
+		return;
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	payload_area = dsa_attach_in_place(payload_area_place, NULL);
+	dsa_pin_mapping(payload_area);
+	MemoryContextSwitchTo(old_context);
+}
+
+/* ---- lists; the caller holds the mutex ---- */
+
+static void
+list_append_queued(int slot, bool as_oldest)
+{
+	ProposalSlot *item = &queue->slots[slot];
+
+	item->previous = as_oldest ? NO_SLOT : queue->queue_tail;
+	item->next = as_oldest ? queue->queue_head : NO_SLOT;
+	if (item->previous != NO_SLOT)
+		queue->slots[item->previous].next = slot;
+	else
+		queue->queue_head = slot;
+	if (item->next != NO_SLOT)
+		queue->slots[item->next].previous = slot;
+	else
+		queue->queue_tail = slot;
+}
+
+static void
+list_remove_queued(int slot)
+{
+	ProposalSlot *item = &queue->slots[slot];
+
+	if (item->previous != NO_SLOT)
+		queue->slots[item->previous].next = item->next;
+	else
+		queue->queue_head = item->next;
+	if (item->next != NO_SLOT)
+		queue->slots[item->next].previous = item->previous;
+	else
+		queue->queue_tail = item->previous;
+}
+
+/* Returns the payload that the caller is to free once the mutex is released. */
+static dsa_pointer
+free_slot(int slot)
+{
+	ProposalSlot *item = &queue->slots[slot];
+	dsa_pointer payload = item->payload;
+
+	if (item->state == PROPOSAL_CHOSEN && item->kind != PROPOSAL_WRITE_SET)
+		queue->detached_waiting--;
+	memset(item, 0, sizeof(ProposalSlot));
+	waiting_index[slot] = 0;
+	item->next = queue->free_head;
+	queue->free_head = slot;
+	return payload;
+}
+
+static void
+free_payload(dsa_pointer payload)
+{
+	if (DsaPointerIsValid(payload))
+	{
+		attach_payload_area();
+		dsa_free(payload_area, payload);
+	}
+}
+
+/* ---- client backends ---- */
+
+static dsa_pointer
+copy_payload(const char *payload, Size length)
+{
+	dsa_pointer pointer;
+
+	attach_payload_area();
+	pointer = dsa_allocate_extended(payload_area, Max(length, 1), DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM);
+	if (!DsaPointerIsValid(pointer))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too much data waits for the quorum"),
+				 errdetail("The write sets that wait on this node may take %zu MB in all.",
+						   PAYLOAD_AREA_LIMIT_BYTES / (1024 * 1024)),
+				 errhint("Retry with backoff, or make transactions smaller.")));
+	memcpy(dsa_get_address(payload_area, pointer), payload, length);
+	return pointer;
+}
+
+int
+proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence)
+{
+	dsa_pointer copy = copy_payload(payload, length);
+	TimestampTz now = GetCurrentTimestamp();
+	int			slot;
+
+	SpinLockAcquire(&queue->mutex);
+	slot = queue->free_head;
+	if (slot != NO_SLOT)
+	{
+		ProposalSlot *item = &queue->slots[slot];
+
+		queue->free_head = item->next;
+		item->state = PROPOSAL_QUEUED;
+		item->kind = kind;
+		item->sequence = *sequence = queue->next_sequence++;
+		item->payload = copy;
+		item->length = length;
+		item->pid = MyProcPid;
+		item->latch = MyLatch;
+		item->queued_at = now;
+		list_append_queued(slot, false);
+	}
+	SpinLockRelease(&queue->mutex);
+
+	if (slot == NO_SLOT)
+	{
+		free_payload(copy);
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many transactions wait for the quorum"),
+				 errdetail("quorum.max_pending_transactions is %d.", queue->slot_count),
+				 errhint("Retry with backoff.")));
+	}
+	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
+	shmem_wake_consensus();
+	return slot;
+}
+
+void
+proposal_poll(int slot, ProposalOutcome *outcome)
+{
+	ProposalSlot *item = &queue->slots[slot];
+
+	SpinLockAcquire(&queue->mutex);
+	outcome->state = item->state;
+	outcome->log_index = item->log_index;
+	outcome->conflict_index = item->conflict_index;
+	outcome->lost = item->lost;
+	outcome->my_turn = item->state == PROPOSAL_CHOSEN && waiting_index[slot] != 0 &&
+		waiting_index[slot] == queue->applied_index + 1;
+	SpinLockRelease(&queue->mutex);
+}
+
+bool
+proposal_take_turn(int slot)
+{
+	ProposalSlot *item = &queue->slots[slot];
+	bool		taken = false;
+
+	SpinLockAcquire(&queue->mutex);
+	if (item->state == PROPOSAL_CHOSEN && waiting_index[slot] == queue->applied_index + 1)
+	{
+		item->state = PROPOSAL_GRANTED;
+		taken = true;
+	}
+	SpinLockRelease(&queue->mutex);
+	return taken;
+}
+
+bool
+proposal_withdraw(int slot)
+{
+	dsa_pointer payload = InvalidDsaPointer;
+	bool		withdrawn = false;
+
+	SpinLockAcquire(&queue->mutex);
+	if (queue->slots[slot].state == PROPOSAL_QUEUED)
+	{
+		list_remove_queued(slot);
+		payload = free_slot(slot);
+		withdrawn = true;
+	}
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+	return withdrawn;
+}
+
+/*
+ * The epoch moves before the caller releases its locks, so whoever gets one of them afterwards finds an orphan outstanding.
+ * A detached proposal held no lock for its entry, and one whose worker is lost is nobody's to wait for.
+ */
+void
+proposal_abandon(int slot)
+{
+	ProposalSlot *item = &queue->slots[slot];
+	dsa_pointer payload = InvalidDsaPointer;
+	bool		wake_apply = false;
+
+	SpinLockAcquire(&queue->mutex);
+	item->pid = 0;
+	item->latch = NULL;
+	if (item->lost)
+	{
+		queue->orphan_epoch++;
+		payload = free_slot(slot);
+	}
+	else if (item->kind != PROPOSAL_WRITE_SET)
+	{
+		if (item->state == PROPOSAL_CHOSEN)
+			payload = free_slot(slot);
+		else
+			item->state = PROPOSAL_ABANDONED;
+	}
+	else
+	{
+		wake_apply = waiting_index[slot] != 0;
+		waiting_index[slot] = 0;
+		item->state = PROPOSAL_ABANDONED;
+		queue->orphans_outstanding++;
+		queue->orphan_epoch++;
+	}
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+	if (wake_apply)
+		shmem_wake_apply();
+}
+
+void
+proposal_release(int slot)
+{
+	dsa_pointer payload;
+
+	SpinLockAcquire(&queue->mutex);
+	payload = free_slot(slot);
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+}
+
+void
+proposal_finish(int slot)
+{
+	uint64		index;
+	dsa_pointer payload;
+
+	SpinLockAcquire(&queue->mutex);
+	Assert(queue->slots[slot].state == PROPOSAL_GRANTED);
+	index = waiting_index[slot];
+	payload = free_slot(slot);
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+	turn_pass(index);
+}
+
+/* ---- order of commits ---- */
+
+/* The latch of the backend that owns an index, or NULL.  The caller holds the mutex. */
+static Latch *
+owner_of(uint64 index)
+{
+	for (int i = 0; i < queue->slot_count; i++)
+		if (waiting_index[i] == index)
+			return queue->slots[i].latch;
+	return NULL;
+}
+
+/* The latch of a backend that waits for a detached entry to be applied, or NULL.  The caller holds the mutex. */
+static Latch *
+detached_waiter_of(uint64 index)
+{
+	for (int i = 0; queue->detached_waiting > 0 && i < queue->slot_count; i++)
+		if (queue->slots[i].log_index == index && queue->slots[i].kind != PROPOSAL_WRITE_SET)
+			return queue->slots[i].latch;
+	return NULL;
+}
+
+void
+turn_pass(uint64 index)
+{
+	Latch	   *owner;
+	Latch	   *detached;
+
+	SpinLockAcquire(&queue->mutex);
+	if (index != queue->applied_index + 1)
+	{
+		uint64		applied_index = queue->applied_index;
+
+		SpinLockRelease(&queue->mutex);
+		elog(PANIC, "turn of log index %llu passed while %llu is applied",
+			 (unsigned long long) index, (unsigned long long) applied_index);
+	}
+	queue->applied_index = index;
+	owner = owner_of(index + 1);
+	detached = detached_waiter_of(index);
+	SpinLockRelease(&queue->mutex);
+	if (detached != NULL)
+		SetLatch(detached);
+	if (owner != NULL)
+		SetLatch(owner);
+	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
+		shmem_wake_apply();
+}
+
+uint64
+turn_applied_index(void)
+{
+	uint64		index;
+
+	SpinLockAcquire(&queue->mutex);
+	index = queue->applied_index;
+	SpinLockRelease(&queue->mutex);
+	return index;
+}
+
+bool
+turn_is_owned(uint64 index)
+{
+	bool		owned;
+
+	SpinLockAcquire(&queue->mutex);
+	owned = owner_of(index) != NULL;
+	SpinLockRelease(&queue->mutex);
+	return owned;
+}
+
+void
+turn_set_applied(uint64 applied_index)
+{
+	SpinLockAcquire(&queue->mutex);
+	queue->applied_index = applied_index;
+	queue->turn_initialised = true;
+	SpinLockRelease(&queue->mutex);
+	shmem_wake_consensus();
+}
+
+bool
+turn_is_initialised(void)
+{
+	bool		initialised;
+
+	SpinLockAcquire(&queue->mutex);
+	initialised = queue->turn_initialised;
+	SpinLockRelease(&queue->mutex);
+	return initialised;
+}
+
+uint64
+orphan_epoch(void)
+{
+	uint64		epoch;
+
+	SpinLockAcquire(&queue->mutex);
+	epoch = queue->orphan_epoch;
+	SpinLockRelease(&queue->mutex);
+	return epoch;
+}
+
+bool
+orphan_epoch_is_current(uint64 noted_epoch)
+{
+	bool		current;
+
+	SpinLockAcquire(&queue->mutex);
+	current = queue->orphan_epoch == noted_epoch && queue->orphans_outstanding == 0;
+	SpinLockRelease(&queue->mutex);
+	return current;
+}
+
+bool
+position_get_tid(ItemPointer tid)
+{
+	bool		valid;
+
+	SpinLockAcquire(&queue->mutex);
+	valid = queue->position_valid;
+	*tid = queue->position_tid;
+	SpinLockRelease(&queue->mutex);
+	return valid;
+}
+
+void
+position_set_tid(const ItemPointerData *tid)
+{
+	SpinLockAcquire(&queue->mutex);
+	queue->position_tid = *tid;
+	queue->position_valid = true;
+	SpinLockRelease(&queue->mutex);
+}
+
+/* ---- consensus worker ---- */
+
+/*
+ * CHOSEN and GRANTED ones have their index and need the worker no more; QUEUED ones are taken by the new worker.  A PROPOSED one belongs to
+ * an incarnation that is over: its entry may still be chosen, but this worker would not recognise it.
+ */
+void
+proposal_queue_reset_owner(void)
+{
+	SpinLockAcquire(&queue->mutex);
+	for (int i = 0; i < queue->slot_count; i++)
+	{
+		ProposalSlot *item = &queue->slots[i];
+
+		if (item->state == PROPOSAL_PROPOSED)
+			item->lost = true;
+		else if (item->state == PROPOSAL_ABANDONED && item->log_index == 0)
+		{
+			if (item->kind == PROPOSAL_WRITE_SET)
+				queue->orphans_outstanding--;
+			queue->orphan_epoch++;
+			(void) free_slot(i);	/* the payload was freed when it was proposed */
+		}
+	}
+	SpinLockRelease(&queue->mutex);
+
+	for (int i = 0; i < queue->slot_count; i++)
+	{
+		Latch	   *latch = queue->slots[i].latch;
+
+		if (queue->slots[i].lost && latch != NULL)
+			SetLatch(latch);
+	}
+}
+
+uint64
+proposal_next_sequence(void)
+{
+	uint64		sequence;
+
+	SpinLockAcquire(&queue->mutex);
+	sequence = queue->next_sequence++;
+	SpinLockRelease(&queue->mutex);
+	return sequence;
+}
+
+bool
+proposal_take_queued(QueuedProposal *proposal)
+{
+	ProposalSlot *item;
+	dsa_pointer payload;
+
+	SpinLockAcquire(&queue->mutex);
+	if (queue->queue_head == NO_SLOT)
+	{
+		SpinLockRelease(&queue->mutex);
+		return false;
+	}
+	proposal->slot = queue->queue_head;
+	item = &queue->slots[proposal->slot];
+	list_remove_queued(proposal->slot);
+	item->state = PROPOSAL_PROPOSED;
+	proposal->kind = item->kind;
+	proposal->sequence = item->sequence;
+	proposal->length = item->length;
+	payload = item->payload;
+	SpinLockRelease(&queue->mutex);
+
+	attach_payload_area();
+	proposal->payload = dsa_get_address(payload_area, payload);
+	return true;
+}
+
+void
+proposal_payload_done(int slot)
+{
+	dsa_pointer payload;
+
+	SpinLockAcquire(&queue->mutex);
+	payload = queue->slots[slot].payload;
+	queue->slots[slot].payload = InvalidDsaPointer;
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+}
+
+void
+proposal_put_back(int slot)
+{
+	ProposalSlot *item = &queue->slots[slot];
+	dsa_pointer payload = InvalidDsaPointer;
+
+	SpinLockAcquire(&queue->mutex);
+	if (item->state == PROPOSAL_PROPOSED)
+	{
+		item->state = PROPOSAL_QUEUED;
+		list_append_queued(slot, true);
+	}
+	else						/* abandoned meanwhile, and never proposed */
+	{
+		if (item->kind == PROPOSAL_WRITE_SET)
+			queue->orphans_outstanding--;
+		queue->orphan_epoch++;
+		payload = free_slot(slot);
+	}
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+}
+
+/* Refuses the oldest queued one if it waits for longer; returns the latch to set. */
+static bool
+refuse_oldest(TimestampTz now, int older_than_ms, Latch **latch)
+{
+	int			slot;
+	bool		refused = false;
+
+	SpinLockAcquire(&queue->mutex);
+	slot = queue->queue_head;
+	if (slot != NO_SLOT && now - queue->slots[slot].queued_at >= (int64) older_than_ms * 1000)
+	{
+		list_remove_queued(slot);
+		queue->slots[slot].state = PROPOSAL_REFUSED;
+		*latch = queue->slots[slot].latch;
+		refused = true;
+	}
+	SpinLockRelease(&queue->mutex);
+	return refused;
+}
+
+void
+proposal_refuse_queued(int older_than_ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Latch	   *latch;
+
+	while (refuse_oldest(now, older_than_ms, &latch))
+		SetLatch(latch);
+}
+
+static int
+slot_of_sequence(uint64 sequence)
+{
+	for (int i = 0; i < queue->slot_count; i++)
+	{
+		ProposalSlot *item = &queue->slots[i];
+
+		if (item->sequence == sequence && item->log_index == 0 && !item->lost &&
+			(item->state == PROPOSAL_PROPOSED || item->state == PROPOSAL_ABANDONED))
+			return i;
+	}
+	return NO_SLOT;
+}
+
+/* The slot of a live backend learns its fate.  The caller holds the mutex. */
+static void
+tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
+{
+	ProposalSlot *item = &queue->slots[slot];
+
+	item->log_index = index;
+	item->conflict_index = conflict_index;
+	item->state = apply ? PROPOSAL_CHOSEN : PROPOSAL_REJECTED;
+	if (apply && item->kind == PROPOSAL_WRITE_SET)
+		waiting_index[slot] = index;
+	else if (apply)
+		queue->detached_waiting++;
+}
+
+/* An abandoned one: the apply worker performs it, or nothing is to be done.  The caller holds the mutex. */
+static dsa_pointer
+settle_abandoned(int slot, uint64 index, bool apply)
+{
+	ProposalSlot *item = &queue->slots[slot];
+
+	if (item->kind == PROPOSAL_WRITE_SET)
+	{
+		if (apply)
+		{
+			item->log_index = index;
+			return InvalidDsaPointer;
+		}
+		queue->orphans_outstanding--;
+		queue->orphan_epoch++;
+	}
+	return free_slot(slot);
+}
+
+void
+proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_index)
+{
+	Latch	   *latch = NULL;
+	dsa_pointer payload = InvalidDsaPointer;
+	int			slot;
+
+	SpinLockAcquire(&queue->mutex);
+	slot = slot_of_sequence(sequence);
+	if (slot != NO_SLOT && queue->slots[slot].state == PROPOSAL_PROPOSED)
+	{
+		tell_backend(slot, index, apply, conflict_index);
+		/* one that must wait for its turn is woken by whoever passes the turn on */
+		if (waiting_index[slot] == 0 || waiting_index[slot] == queue->applied_index + 1)
+			latch = queue->slots[slot].latch;
+	}
+	else if (slot != NO_SLOT)
+		payload = settle_abandoned(slot, index, apply);
+	SpinLockRelease(&queue->mutex);
+	free_payload(payload);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
+void
+publish_chosen_index(uint64 index)
+{
+	uint64		applied_index;
+
+	if (index <= pg_atomic_read_u64(&QuorumShmem->chosen_index))
+		return;
+	pg_atomic_write_u64(&QuorumShmem->chosen_index, index);
+	pg_memory_barrier();
+	applied_index = turn_applied_index();
+	if (applied_index < index && !turn_is_owned(applied_index + 1))
+		shmem_wake_apply();
+}
+
+/* ---- apply worker ---- */
+
+void
+orphan_applied(uint64 index)
+{
+	SpinLockAcquire(&queue->mutex);
+	queue->orphan_epoch++;
+	for (int i = 0; i < queue->slot_count; i++)
+	{
+		ProposalSlot *item = &queue->slots[i];
+
+		if (item->state == PROPOSAL_ABANDONED && item->log_index == index)
+		{
+			queue->orphans_outstanding--;
+			(void) free_slot(i);	/* the payload was freed when it was proposed */
+			break;
+		}
+	}
+	SpinLockRelease(&queue->mutex);
+}
+
+void
+foreign_applied(void)
+{
+	SpinLockAcquire(&queue->mutex);
+	queue->orphan_epoch++;
+	SpinLockRelease(&queue->mutex);
+}
+
+/* ---- lock watcher ---- */
+
+bool
+proposal_pid_is_in_flight(int pid)
+{
+	bool		in_flight = false;
+
+	SpinLockAcquire(&queue->mutex);
+	for (int i = 0; i < queue->slot_count && !in_flight; i++)
+		in_flight = queue->slots[i].pid == pid && queue->slots[i].state != PROPOSAL_QUEUED &&
+			queue->slots[i].state != PROPOSAL_FREE;
+	SpinLockRelease(&queue->mutex);
+	return in_flight;
+}

@@ -1,0 +1,107 @@
+/*
+ * shmem.c
+ *	  Creation of the shared state and the small accessors that every process uses.
+ *
+ * Runs in the postmaster (creation) and in every process (accessors).  Must never wait for anything but the LWLock.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include "config.h"
+#include "shared/proposal_queue.h"
+#include "shared/shmem.h"
+
+QuorumShared *QuorumShmem = NULL;
+
+void
+shmem_request(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(QuorumShared)));
+	RequestAddinShmemSpace(proposal_queue_shmem_size());
+	RequestNamedLWLockTranche("pg_quorum", 1);
+}
+
+static void
+initialise_counters(QuorumCounters *counters)
+{
+	pg_atomic_uint64 *counter = (pg_atomic_uint64 *) counters;
+
+	for (size_t i = 0; i < sizeof(QuorumCounters) / sizeof(pg_atomic_uint64); i++)
+		pg_atomic_init_u64(&counter[i], 0);
+}
+
+void
+shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	QuorumShmem = ShmemInitStruct("pg_quorum", sizeof(QuorumShared), &found);
+	if (!found)
+	{
+		memset(QuorumShmem, 0, sizeof(QuorumShared));
+		QuorumShmem->lock = &(GetNamedLWLockTranche("pg_quorum"))->lock;
+		pg_atomic_init_u64(&QuorumShmem->chosen_index, 0);
+		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
+		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
+		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
+		initialise_counters(&QuorumShmem->counters);
+	}
+	proposal_queue_shmem_startup();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* A latch in a PGPROC stays a valid latch after its process is gone, so a stale one costs a spurious wakeup at most. */
+static void
+wake(Latch *volatile *latch)
+{
+	Latch	   *target = *latch;
+
+	if (target != NULL)
+		SetLatch(target);
+}
+
+void
+shmem_wake_consensus(void)
+{
+	wake(&QuorumShmem->consensus_latch);
+}
+
+void
+shmem_wake_apply(void)
+{
+	wake(&QuorumShmem->apply_latch);
+}
+
+void
+shmem_wake_watcher(void)
+{
+	wake(&QuorumShmem->watcher_latch);
+}
+
+void
+shmem_set_last_error(const char *message)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	strlcpy(QuorumShmem->last_error, message ? message : "", sizeof(QuorumShmem->last_error));
+	LWLockRelease(QuorumShmem->lock);
+}
+
+void
+shmem_get_status(NodeStatus *status)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	*status = QuorumShmem->status;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+void
+shmem_get_identity(NodeIdentity *identity)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	*identity = QuorumShmem->identity;
+	LWLockRelease(QuorumShmem->lock);
+}
