@@ -12,6 +12,13 @@
 
 #include "postgres.h"
 
+/*
+ * Name of a journal segment within its directory.  It stands here, because both the journal (consensus) and the readers of
+ * values (shared) need it, and neither folder knows the other.
+ */
+#define JOURNAL_SEGMENT_NAME_FORMAT "segment_%016llX"
+#define CHOSEN_LOG_FILE_NAME "chosen_index"
+
 typedef enum LogVerdict
 {
 	LOG_VERDICT_NONE = 0,		/* never in a written item */
