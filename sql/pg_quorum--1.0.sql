@@ -1,0 +1,314 @@
+/*
+ * pg_quorum--1.0.sql
+ *	  Everything that users see in SQL: roles, the schema quorum, its tables, views and functions.
+ *
+ * The schema and all that is in it belong to the extension.  PUBLIC may look into the schema and read the status views, and nothing
+ * else; as Postgres checks a function's EXECUTE privilege against the reader of a view, the functions right beneath those views
+ * are open to PUBLIC too, and show the same.
+ */
+\echo Use "CREATE EXTENSION pg_quorum" to load this file. \quit
+
+CREATE SCHEMA quorum;
+COMMENT ON SCHEMA quorum IS 'pg_quorum: functions and views of a cluster whose tables commit after a quorum agreed';
+
+/* Refuses, with a hint, a server that has not preloaded the library, and a database in which no worker would look. */
+CREATE FUNCTION quorum.check_installation() RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_check_installation' LANGUAGE C VOLATILE;
+SELECT quorum.check_installation();
+DROP FUNCTION quorum.check_installation();
+
+/*
+ * Roles are global to the server and outlive the extension, so they may be there already.
+ */
+DO $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'quorum_admin') THEN
+		CREATE ROLE quorum_admin NOLOGIN;
+		COMMENT ON ROLE quorum_admin IS 'pg_quorum: may change the cluster and read its log';
+	END IF;
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'quorum_peer') THEN
+		CREATE ROLE quorum_peer NOLOGIN;
+		COMMENT ON ROLE quorum_peer IS 'pg_quorum: the other nodes of the cluster connect as a member of this role';
+	END IF;
+END
+$$;
+
+/* ----------------------------------------------------------------------------------------------------------------
+ * Tables, for the extension alone
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+/*
+ * Exactly one row, found by its place: no index, so that each update can stay on the page (HOT), and a page that is mostly free.
+ */
+CREATE TABLE quorum.position
+(
+	one			 bool NOT NULL DEFAULT true CHECK (one),
+	applied_index bigint NOT NULL
+)
+WITH (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+INSERT INTO quorum.position (applied_index) VALUES (0);
+
+COMMENT ON TABLE quorum.position IS 'internal: how far the log is in the tables, exact under every snapshot; never write to it';
+COMMENT ON COLUMN quorum.position.one IS 'true: there is one row';
+COMMENT ON COLUMN quorum.position.applied_index IS 'log index of the last entry whose effect is in the tables';
+
+CREATE TABLE quorum.replicated_table
+(
+	table_id	 bigint PRIMARY KEY,
+	relation	 regclass NOT NULL,
+	schema_name	 name NOT NULL,
+	table_name	 name NOT NULL,
+	state		 "char" NOT NULL CHECK (state IN ('c', 'a')),
+	origin_node	 int,
+	activated_index bigint,
+	row_count	 bigint
+);
+
+COMMENT ON TABLE quorum.replicated_table IS 'internal: the replicated tables, as the log made them; never write to it';
+COMMENT ON COLUMN quorum.replicated_table.table_id IS 'the table''s number in the log, the same on all nodes';
+COMMENT ON COLUMN quorum.replicated_table.relation IS 'the table on this node';
+COMMENT ON COLUMN quorum.replicated_table.schema_name IS 'its schema when it was replicated';
+COMMENT ON COLUMN quorum.replicated_table.table_name IS 'its name when it was replicated';
+COMMENT ON COLUMN quorum.replicated_table.state IS 'c: its rows are being copied; a: active';
+COMMENT ON COLUMN quorum.replicated_table.origin_node IS 'number of the node on which quorum.replicate() was called';
+COMMENT ON COLUMN quorum.replicated_table.activated_index IS 'log index from which on it is replicated';
+COMMENT ON COLUMN quorum.replicated_table.row_count IS 'rows that were copied then';
+
+/* ----------------------------------------------------------------------------------------------------------------
+ * Called by triggers and by other nodes
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+CREATE FUNCTION quorum.capture() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'quorum_capture_trigger' LANGUAGE C;
+COMMENT ON FUNCTION quorum.capture() IS 'internal: row trigger of replicated tables, puts each change into the transaction''s write set';
+
+CREATE FUNCTION quorum.refuse_truncate() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'quorum_refuse_truncate' LANGUAGE C;
+COMMENT ON FUNCTION quorum.refuse_truncate() IS 'internal: statement trigger of replicated tables, refuses TRUNCATE';
+
+CREATE PROCEDURE quorum.peer_stream(protocol_version int, cluster_id text, from_node_id int, from_node_name text,
+									to_node_id int, incarnation text)
+	AS 'MODULE_PATHNAME', 'quorum_peer_stream' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text)
+	IS 'internal: another node calls it and keeps the connection as a stream of consensus messages';
+
+CREATE FUNCTION quorum.instance_id() RETURNS text
+	AS 'MODULE_PATHNAME', 'quorum_instance_id' LANGUAGE C STABLE;
+COMMENT ON FUNCTION quorum.instance_id()
+	IS 'internal: tells one running instance from every other, clones included; shows whether a conninfo leads where it should';
+
+/*
+ * What two tables must have in common so that rows can go from one to the other: columns in their order, keys.  The search path is fixed,
+ * so that the text is the same on all nodes.
+ */
+CREATE FUNCTION quorum.table_shape(relation regclass) RETURNS text
+	LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+	AS $$
+	SELECT string_agg(line, E'\n' ORDER BY part, place, line COLLATE "C")
+	FROM (SELECT 1 AS part, a.attnum AS place,
+				 format('column %I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+				 || CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
+						 THEN (SELECT format(' collate %I.%I', n.nspname, c.collname)
+							   FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+							   WHERE c.oid = a.attcollation)
+						 ELSE '' END
+				 || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+				 || CASE WHEN a.attgenerated <> '' THEN ' generated' ELSE '' END AS line
+		  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+		  WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+		  UNION ALL
+		  SELECT 2, 0, pg_get_constraintdef(oid)
+		  FROM pg_constraint
+		  WHERE conrelid = relation AND contype IN ('p', 'u')
+		  UNION ALL
+		  SELECT 3, 0, 'UNIQUE INDEX ' || regexp_replace(pg_get_indexdef(i.indexrelid), '^.*? USING ', 'USING ')
+		  FROM pg_index i
+		  WHERE i.indrelid = relation AND i.indisunique
+			AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u'))
+		 ) AS lines
+	$$;
+COMMENT ON FUNCTION quorum.table_shape(regclass) IS 'columns and keys of a table as a text that is equal on nodes where they are equal';
+
+/*
+ * Security definer: it tries the definition out and rolls it back, as the apply worker, a superuser, would run it.  Whoever
+ * is trusted to send consensus messages may have any definition run, so this gives quorum_peer nothing that it did not have.
+ */
+CREATE FUNCTION quorum.check_replicate(schema_name name, table_name name, shape text, definition text) RETURNS text
+	AS 'MODULE_PATHNAME', 'quorum_check_replicate' LANGUAGE C VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION quorum.check_replicate(name, name, text, text)
+	IS 'internal: why this node could not take a table of that name, shape and definition; NULL if it can';
+
+/* ----------------------------------------------------------------------------------------------------------------
+ * Changing the cluster
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+CREATE FUNCTION quorum.create_cluster(node_name text, conninfo text) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_create_cluster' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.create_cluster(text, text)
+	IS 'makes this instance the first node of a new cluster; conninfo is how the other nodes will reach it';
+
+CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_join_cluster' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.join_cluster(text, text, text)
+	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes';
+
+CREATE FUNCTION quorum.request_membership(node_name text, conninfo text, instance_id text,
+										  OUT cluster_id text, OUT node_id int, OUT config_slot bigint, OUT config bytea)
+	AS 'MODULE_PATHNAME', 'quorum_request_membership' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.request_membership(text, text, text)
+	IS 'internal: a joining instance calls it on the leader, which adds it to the cluster';
+
+CREATE FUNCTION quorum.replicate(relation regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_replicate' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.replicate(regclass)
+	IS 'replicates a table: copies its definition and rows to all nodes; from then on each write to it needs a quorum';
+
+CREATE FUNCTION quorum.unreplicate(relation regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_unreplicate' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.unreplicate(regclass)
+	IS 'ends the replication of a table; it stays on each node as an ordinary table with the rows that it has';
+
+/* ----------------------------------------------------------------------------------------------------------------
+ * Views
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+CREATE FUNCTION quorum.node_status(OUT node_name text, OUT role text, OUT leader_name text, OUT ballot text, OUT has_quorum bool,
+								   OUT voters int, OUT voters_reachable int, OUT quorum_size int,
+								   OUT chosen_index bigint, OUT applied_index bigint, OUT last_error text)
+	AS 'MODULE_PATHNAME', 'quorum_node_status' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.node_status() IS 'internal: beneath the view quorum.status';
+
+CREATE FUNCTION quorum.node_members(OUT node_id int, OUT node_name text, OUT conninfo text, OUT is_voter bool, OUT is_leader bool,
+									OUT reachable bool, OUT accepted_index bigint, OUT applied_index bigint,
+									OUT lag_entries bigint, OUT last_contact timestamptz, OUT round_trip interval)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_node_members' LANGUAGE C VOLATILE ROWS 5;
+COMMENT ON FUNCTION quorum.node_members() IS 'internal: beneath the views quorum.nodes and quorum.tables';
+
+CREATE FUNCTION quorum.node_counters(OUT transactions_committed bigint, OUT transactions_rejected bigint,
+									 OUT transactions_refused bigint, OUT transactions_abandoned bigint,
+									 OUT average_commit_wait interval, OUT bytes_proposed bigint,
+									 OUT entries_applied bigint, OUT rows_applied bigint, OUT apply_transactions bigint,
+									 OUT blockers_aborted bigint, OUT elections_started bigint, OUT ballots_won bigint,
+									 OUT journal_bytes bigint, OUT journal_syncs bigint,
+									 OUT frames_sent bigint, OUT frames_received bigint)
+	AS 'MODULE_PATHNAME', 'quorum_node_counters' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.node_counters() IS 'internal: beneath the view quorum.stats';
+
+CREATE FUNCTION quorum.log_entries(from_index bigint DEFAULT 1, to_index bigint DEFAULT NULL,
+								   OUT log_index bigint, OUT origin_node text, OUT incarnation bigint, OUT sequence bigint,
+								   OUT kind text, OUT verdict text, OUT bytes bigint, OUT conflict_index bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_log_entries' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.log_entries(bigint, bigint)
+	IS 'the entries of the log from one index to another, both included; without an end, up to the last chosen one';
+
+CREATE VIEW quorum.status AS
+	SELECT node_name, role, leader_name, ballot, has_quorum, voters, voters_reachable, quorum_size,
+		   chosen_index, applied_index, last_error
+	FROM quorum.node_status();
+COMMENT ON VIEW quorum.status IS 'this node, one row; reading it never waits, whatever the cluster does';
+COMMENT ON COLUMN quorum.status.node_name IS 'name of this node; NULL as long as it is in no cluster';
+COMMENT ON COLUMN quorum.status.role IS 'leader, follower, candidate, learner or stopped';
+COMMENT ON COLUMN quorum.status.leader_name IS 'the leader as far as this node knows';
+COMMENT ON COLUMN quorum.status.ballot IS 'highest ballot that this node has promised: round and number of the node that made it';
+COMMENT ON COLUMN quorum.status.has_quorum IS 'leader: a majority answers; other nodes: they hear a leader whose majority answers';
+COMMENT ON COLUMN quorum.status.voters IS 'number of voting members';
+COMMENT ON COLUMN quorum.status.voters_reachable IS 'how many of them this node reaches, itself included';
+COMMENT ON COLUMN quorum.status.quorum_size IS 'how many of them must agree';
+COMMENT ON COLUMN quorum.status.chosen_index IS 'last log index that this node knows to be chosen';
+COMMENT ON COLUMN quorum.status.applied_index IS 'last log index whose effect is in the tables of this node';
+COMMENT ON COLUMN quorum.status.last_error IS 'why this node stands still; NULL if it does not';
+
+CREATE VIEW quorum.nodes AS
+	SELECT node_name, conninfo, is_voter, is_leader, reachable, accepted_index, applied_index, lag_entries, last_contact, round_trip
+	FROM quorum.node_members();
+COMMENT ON VIEW quorum.nodes IS 'the members of the cluster as this node sees them; complete on the leader';
+COMMENT ON COLUMN quorum.nodes.node_name IS 'name of the member';
+COMMENT ON COLUMN quorum.nodes.conninfo IS 'how the other nodes reach it; passwords are left out';
+COMMENT ON COLUMN quorum.nodes.is_voter IS 'it votes; false: it is still catching up';
+COMMENT ON COLUMN quorum.nodes.is_leader IS 'it leads, as far as this node knows';
+COMMENT ON COLUMN quorum.nodes.reachable IS 'this node can send to it now';
+COMMENT ON COLUMN quorum.nodes.accepted_index IS 'everything up to this log index is on its disk, as far as reported';
+COMMENT ON COLUMN quorum.nodes.applied_index IS 'it knows everything up to this log index to be chosen (this node itself: has it in its tables), as far as reported';
+COMMENT ON COLUMN quorum.nodes.lag_entries IS 'entries by which it is behind what this node knows to be chosen';
+COMMENT ON COLUMN quorum.nodes.last_contact IS 'when this node last heard from it';
+COMMENT ON COLUMN quorum.nodes.round_trip IS 'last measured time from a message to its answer';
+
+CREATE VIEW quorum.tables AS
+	SELECT r.schema_name, r.table_name,
+		   CASE r.state WHEN 'a' THEN 'active' ELSE 'copying' END AS state,
+		   r.row_count,
+		   CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows,
+		   m.node_name AS origin_node,
+		   r.activated_index, r.table_id
+	FROM quorum.replicated_table r
+		 LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relation
+		 LEFT JOIN quorum.node_members() m ON m.node_id = r.origin_node;
+COMMENT ON VIEW quorum.tables IS 'the replicated tables';
+COMMENT ON COLUMN quorum.tables.schema_name IS 'schema of the table when it was replicated';
+COMMENT ON COLUMN quorum.tables.table_name IS 'name of the table when it was replicated';
+COMMENT ON COLUMN quorum.tables.state IS 'copying: quorum.replicate() is sending its rows, or was interrupted; active: each write needs a quorum';
+COMMENT ON COLUMN quorum.tables.row_count IS 'rows that it had when it became active';
+COMMENT ON COLUMN quorum.tables.estimated_rows IS 'the planner''s estimate of the rows that it has now; NULL before the first ANALYZE';
+COMMENT ON COLUMN quorum.tables.origin_node IS 'node on which quorum.replicate() was called';
+COMMENT ON COLUMN quorum.tables.activated_index IS 'log index from which on it is replicated';
+COMMENT ON COLUMN quorum.tables.table_id IS 'its number in the log, the same on all nodes';
+
+CREATE VIEW quorum.stats AS
+	SELECT transactions_committed, transactions_rejected, transactions_refused, transactions_abandoned, average_commit_wait,
+		   bytes_proposed, entries_applied, rows_applied, apply_transactions, blockers_aborted,
+		   elections_started, ballots_won, journal_bytes, journal_syncs, frames_sent, frames_received
+	FROM quorum.node_counters();
+COMMENT ON VIEW quorum.stats IS 'counters of this node since the server was started, one row';
+COMMENT ON COLUMN quorum.stats.transactions_committed IS 'transactions of this node that the quorum agreed on and that committed here';
+COMMENT ON COLUMN quorum.stats.transactions_rejected IS 'those that lost against another one (SQLSTATE 40001)';
+COMMENT ON COLUMN quorum.stats.transactions_refused IS 'those that were turned away, surely not committed (SQLSTATE 25006)';
+COMMENT ON COLUMN quorum.stats.transactions_abandoned IS 'those whose client was not told the outcome (SQLSTATE 08007)';
+COMMENT ON COLUMN quorum.stats.average_commit_wait IS 'time from the start of COMMIT to the quorum''s agreement, mean over the committed ones; NULL if there are none';
+COMMENT ON COLUMN quorum.stats.bytes_proposed IS 'size of all that this node proposed';
+COMMENT ON COLUMN quorum.stats.entries_applied IS 'log entries that the apply worker performed: those of other nodes, and abandoned ones';
+COMMENT ON COLUMN quorum.stats.rows_applied IS 'rows that the apply worker changed';
+COMMENT ON COLUMN quorum.stats.apply_transactions IS 'local transactions of the apply worker';
+COMMENT ON COLUMN quorum.stats.blockers_aborted IS 'local transactions that were aborted because an agreed entry needed their locks';
+COMMENT ON COLUMN quorum.stats.elections_started IS 'elections that this node asked for';
+COMMENT ON COLUMN quorum.stats.ballots_won IS 'how often it became leader';
+COMMENT ON COLUMN quorum.stats.journal_bytes IS 'size of its journal';
+COMMENT ON COLUMN quorum.stats.journal_syncs IS 'how often the journal was made durable';
+COMMENT ON COLUMN quorum.stats.frames_sent IS 'consensus messages sent';
+COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
+
+CREATE VIEW quorum.log AS
+	SELECT log_index, origin_node, incarnation, sequence, kind, verdict, bytes, conflict_index
+	FROM quorum.log_entries();
+COMMENT ON VIEW quorum.log IS 'the whole log, entry by entry; quorum.log_entries(from, to) gives a part of it faster';
+COMMENT ON COLUMN quorum.log.log_index IS 'place in the log, the same on all nodes';
+COMMENT ON COLUMN quorum.log.origin_node IS 'node that proposed it; NULL for a no-op';
+COMMENT ON COLUMN quorum.log.incarnation IS 'which start of that node''s consensus worker';
+COMMENT ON COLUMN quorum.log.sequence IS 'number of the proposal within it';
+COMMENT ON COLUMN quorum.log.kind IS 'transaction, configuration (a change of members) or no-op (left by a change of leader)';
+COMMENT ON COLUMN quorum.log.verdict IS 'applied, rejected (another transaction came first), duplicate (it stands in the log twice, and counts once) or none';
+COMMENT ON COLUMN quorum.log.bytes IS 'size of its content';
+COMMENT ON COLUMN quorum.log.conflict_index IS 'rejected: index of the entry that came first';
+
+/* ----------------------------------------------------------------------------------------------------------------
+ * Who may do what
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+REVOKE ALL ON ALL TABLES IN SCHEMA quorum FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA quorum FROM PUBLIC;
+REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA quorum TO PUBLIC;
+GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters() TO PUBLIC;
+
+GRANT SELECT ON quorum.log, quorum.position, quorum.replicated_table TO quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text),
+	quorum.request_membership(text, text, text), quorum.replicate(regclass), quorum.unreplicate(regclass),
+	quorum.log_entries(bigint, bigint), quorum.table_shape(regclass), quorum.instance_id()
+	TO quorum_admin;
+
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text) TO quorum_peer;
+GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id()
+	TO quorum_peer;
