@@ -1,0 +1,518 @@
+/*
+ * consensus_worker.c
+ *	  The consensus worker: hosts the Paxos core between shared memory, journal and transport.
+ *
+ * One per instance, without a database connection.  It is the only reader of clock and random numbers for the core, the only writer of
+ * the journal, and must never touch tables.
+ *
+ * Invariants
+ *	 1. Effects are carried out in order: records to the journal, messages, chosen entries.
+ *	 2. PERSISTED is given only after fdatasync returned for every record up to that number.
+ *	 3. One loop, one fdatasync at most per turn of the loop; what arrives meanwhile is the next batch.
+ *
+ * Locks: QuorumShmem->lock for identity and status, the proposal queue's spinlock inside its functions.
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "config.h"
+#include "consensus/consensus_worker.h"
+#include "consensus/transport/transport.h"
+#include "consensus/worker_internal.h"
+#include "shared/chosen_log.h"
+#include "shared/identity.h"
+#include "shared/proposal_queue.h"
+
+#define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
+#define QUEUED_PATIENCE_MS 1000		/* a leader without a fresh quorum holds queued transactions this long, then refuses them */
+#define PROPOSALS_PER_LOOP 512
+#define IDENTITY_POLL_MS 10000		/* create_cluster and join_cluster set the latch; this is for lost wakeups only */
+
+ConsensusWorker worker;
+
+uint64
+worker_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void
+paxos_assertion_failed(const char *condition, const char *file, int line)
+{
+	ereport(FATAL,
+			(errcode(ERRCODE_INTERNAL_ERROR),
+			 errmsg("consensus core: assertion \"%s\" failed at %s:%d", condition, file, line),
+			 errhint("The worker stops before it does harm, and starts again from its journal. Please report this.")));
+	pg_unreachable();
+}
+
+static void *
+allocate(void *context, size_t size)
+{
+	return MemoryContextAllocHuge((MemoryContext) context, size);
+}
+
+static void
+release(void *context, void *pointer)
+{
+	pfree(pointer);
+}
+
+uint8 *
+worker_frame_buffer(size_t size)
+{
+	if (size > worker.frame_capacity)
+	{
+		if (worker.frame != NULL)
+			pfree(worker.frame);
+		worker.frame_capacity = Max(size, (size_t) 1024 * 1024);
+		worker.frame = MemoryContextAllocHuge(TopMemoryContext, worker.frame_capacity);
+	}
+	return worker.frame;
+}
+
+/* ---- effects ---- */
+
+static void
+send_message(const PaxosOutMessage *out)
+{
+	size_t		size = paxos_message_size(out->message);
+	uint8	   *frame = worker_frame_buffer(size);
+
+	size = paxos_message_encode(out->message, frame, worker.frame_capacity);
+	(void) transport_send(out->to, frame, size);
+}
+
+static void
+append_record(const PaxosRecord *record)
+{
+	JournalPlace place = journal_append(worker.journal, record);
+
+	worker.last_record = record->number;
+	if (record->type == PAXOS_RECORD_ACCEPTED)
+		delivery_note_place(record->slot, place);
+	if (record->type != PAXOS_RECORD_CHOSEN)
+		worker.must_sync = true;
+}
+
+static void
+carry_out(const PaxosEffects *effects)
+{
+	for (size_t i = 0; i < effects->record_count; i++)
+		append_record(&effects->records[i]);
+	for (size_t i = 0; i < effects->message_count; i++)
+		send_message(&effects->messages[i]);
+	for (size_t i = 0; i < effects->catch_up_count && worker.catch_up_count < PAXOS_MAX_MEMBERS; i++)
+		worker.catch_ups[worker.catch_up_count++] = effects->catch_ups[i];
+	if (effects->chosen_count > 0)
+		delivery_chosen(effects->chosen, effects->chosen_count);
+	worker.next_deadline_ms = effects->next_deadline_ms;
+}
+
+static PaxosEvent
+make_event(PaxosEventType type)
+{
+	PaxosEvent	event = {.type = type};
+
+	event.now_ms = worker_now_ms();
+	event.random = pg_prng_uint64(&pg_global_prng_state);
+	return event;
+}
+
+static void
+step(const PaxosEvent *event)
+{
+	PaxosEffects effects;
+
+	paxos_step(worker.core, event, &effects);
+	carry_out(&effects);
+}
+
+bool
+worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length)
+{
+	PaxosEvent	event = make_event(PAXOS_EVENT_PROPOSAL);
+	PaxosEffects effects;
+	bool		refused;
+
+	event.kind = kind;
+	event.sequence = sequence;
+	event.bytes = (const uint8_t *) bytes;
+	event.length = length;
+	paxos_step(worker.core, &event, &effects);
+	refused = effects.proposal_refused;
+	carry_out(&effects);
+	return !refused;
+}
+
+/* ---- what the transport brings ---- */
+
+static void
+on_frame(void *context, uint32 node_id, const uint8 *frame, size_t length)
+{
+	PaxosEvent	event;
+	const char *why = NULL;
+	const PaxosMessage *message = paxos_message_decode(worker.core, frame, length, &why);
+
+	if (message == NULL)
+	{
+		transport_reject(node_id, why);
+		return;
+	}
+	event = make_event(PAXOS_EVENT_MESSAGE);
+	event.peer_id = node_id;
+	event.message = message;
+	step(&event);
+}
+
+static void
+on_link(void *context, uint32 node_id, bool up)
+{
+	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
+
+	event.peer_id = node_id;
+	event.link_up = up;
+	step(&event);
+}
+
+/* ---- what the backends queue ---- */
+
+/* False: the core has no room now. */
+static bool
+offer(const QueuedProposal *proposal)
+{
+	bool		taken;
+
+	if (proposal->kind == PROPOSAL_ADD_MEMBER)
+	{
+		if (!members_propose_new(proposal->payload, proposal->length, proposal->sequence, &taken))
+		{
+			proposal_payload_done(proposal->slot);
+			proposal_learned(proposal->sequence, 0, false, 0);
+			return true;
+		}
+	}
+	else
+		taken = worker_propose(PAXOS_VALUE_DATA, proposal->sequence, proposal->payload, proposal->length);
+	if (taken)
+		proposal_payload_done(proposal->slot);
+	else
+		proposal_put_back(proposal->slot);
+	return taken;
+}
+
+/*
+ * A transaction is proposed only while that is likely to end well, since from then on its outcome may be unknown; until then it can be refused
+ * with certainty.
+ */
+static void
+take_proposals(const PaxosStatus *status, bool may_write)
+{
+	QueuedProposal proposal;
+
+	if (!may_write)
+	{
+		proposal_refuse_queued(0);
+		return;
+	}
+	if (!status->quorum_is_fresh)
+	{
+		proposal_refuse_queued(QUEUED_PATIENCE_MS);
+		return;
+	}
+	for (int i = 0; i < PROPOSALS_PER_LOOP && proposal_take_queued(&proposal); i++)
+		if (!offer(&proposal))
+			break;
+}
+
+/* ---- the loop ---- */
+
+static void
+sync_journal(void)
+{
+	PaxosEvent	event;
+
+	if (!worker.must_sync)
+		return;
+	worker.must_sync = false;
+	journal_write(worker.journal);
+	journal_sync(worker.journal);
+	worker.journal_syncs++;
+	event = make_event(PAXOS_EVENT_PERSISTED);
+	event.persisted_record = worker.last_record;
+	step(&event);
+}
+
+static void
+flush(void)
+{
+	PaxosEvent	event = make_event(PAXOS_EVENT_FLUSH);
+
+	step(&event);
+	for (int i = 0; i < worker.catch_up_count; i++)
+		delivery_serve_catch_up(&worker.catch_ups[i]);
+	worker.catch_up_count = 0;
+	members_connect_peers();
+	transport_flush();
+}
+
+static void
+publish(const PaxosStatus *status)
+{
+	static uint64 last_published_ms = 0;
+	static PaxosRole last_role = PAXOS_LEARNER;
+	static uint32 last_leader_id = 0;
+	static bool last_has_quorum = false;
+	uint64		now_ms = worker_now_ms();
+
+	if (now_ms < last_published_ms + STATUS_INTERVAL_MS && status->role == last_role &&
+		status->leader_id == last_leader_id && status->has_quorum == last_has_quorum)
+		return;
+	if (status->role != last_role)
+		ereport(quorum_log_level == LOG || status->role == PAXOS_LEADER || last_role == PAXOS_LEADER ? LOG : quorum_log_level,
+				(errmsg("node \"%s\" is now %s in ballot %llu.%u", QuorumShmem->identity.node_name,
+						status->role == PAXOS_LEADER ? "leader" : status->role == PAXOS_CANDIDATE ? "candidate" :
+						status->role == PAXOS_FOLLOWER ? "follower" : "learner",
+						(unsigned long long) status->ballot.round, status->ballot.node_id)));
+	last_published_ms = now_ms;
+	last_role = status->role;
+	last_leader_id = status->leader_id;
+	last_has_quorum = status->has_quorum;
+	paxos_set_may_lead(worker.core, pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0);
+	members_promote_learners(status);
+	members_publish_status(status);
+}
+
+static long
+time_to_deadline_ms(void)
+{
+	uint64		now_ms = worker_now_ms();
+
+	if (worker.must_sync || worker.next_deadline_ms <= now_ms)
+		return 0;
+	return (long) Min(worker.next_deadline_ms - now_ms, STATUS_INTERVAL_MS);
+}
+
+static void
+one_turn(void)
+{
+	PaxosStatus status;
+	bool		may_write;
+
+	(void) transport_wait(time_to_deadline_ms());
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (worker_now_ms() >= worker.next_deadline_ms)
+	{
+		PaxosEvent	tick = make_event(PAXOS_EVENT_TICK);
+
+		step(&tick);
+	}
+	paxos_status(worker.core, worker_now_ms(), &status);
+	may_write = members_may_write(&status);
+	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
+	take_proposals(&status, may_write);
+	flush();
+	sync_journal();
+	flush();
+	publish(&status);
+}
+
+/* ---- life ---- */
+
+static void
+at_exit(int code, Datum argument)
+{
+	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->consensus_latch = NULL;
+	QuorumShmem->status.role = NODE_STOPPED;
+	QuorumShmem->status.has_quorum = false;
+	QuorumShmem->status.leader_id = 0;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+static void
+wait_for_identity(void)
+{
+	while (!identity_exists())
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDENTITY_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+on_restored_record(void *context, const PaxosRecord *record, JournalPlace place)
+{
+	PaxosEffects effects;
+
+	if (record->type == PAXOS_RECORD_ACCEPTED)
+		delivery_note_place(record->slot, place);
+	if (record->type == PAXOS_RECORD_CONFIG)
+		members_take_config(record->slot, (const char *) record->value->bytes, record->value->length);
+	paxos_restore(worker.core, record, &effects);
+	if (effects.chosen_count > 0)
+		delivery_chosen(effects.chosen, effects.chosen_count);
+}
+
+/* The first start: what create_cluster or join_cluster said goes into the journal before anything else. */
+static void
+bootstrap(const IdentityFile *identity)
+{
+	PaxosProposalId no_id = {0, 0, 0};
+	PaxosRecord record = {.type = PAXOS_RECORD_CONFIG, .slot = identity->config_slot};
+	JournalPlace nowhere = {0, 0, 0};
+
+	record.value = paxos_value_make(&worker.allocator, PAXOS_VALUE_CONFIG, no_id,
+									(uint8_t *) identity->config_bytes, identity->config_length);
+	(void) journal_append(worker.journal, &record);
+	journal_write(worker.journal);
+	journal_sync(worker.journal);
+	on_restored_record(NULL, &record, nowhere);
+	paxos_value_release(&worker.allocator, record.value);
+}
+
+static void
+create_core(const IdentityFile *identity)
+{
+	PaxosSettings settings = {0};
+
+	worker.allocator.allocate = allocate;
+	worker.allocator.release = release;
+	worker.allocator.context = AllocSetContextCreate(TopMemoryContext, "paxos core", ALLOCSET_DEFAULT_SIZES);
+	settings.node_id = identity->node_id;
+	settings.heartbeat_interval_ms = quorum_heartbeat_interval_ms;
+	settings.election_timeout_ms = quorum_election_timeout_ms;
+	settings.window_slots = WINDOW_SLOTS;
+	settings.window_bytes = WINDOW_BYTES;
+	settings.max_outstanding_proposals = WINDOW_SLOTS;
+	settings.resend_interval_ms = quorum_election_timeout_ms / 2;
+	worker.core = paxos_create(&settings, &worker.allocator);
+}
+
+static void
+recover(const IdentityFile *identity)
+{
+	JournalIdentity expected = {.cluster_id = identity->cluster_id, .node_id = identity->node_id};
+
+	if (!journal_exists(QUORUM_DIRECTORY))
+	{
+		if (!pg_strong_random(&expected.journal_incarnation, sizeof(uint64)))
+			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random number")));
+		journal_create(QUORUM_DIRECTORY, &expected);
+	}
+	chosen_log_open_for_write(QUORUM_DIRECTORY);
+	worker.restoring = true;
+	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
+								  &worker.journal_identity, &worker.incarnation);
+	if (worker.journal_identity.cluster_id != identity->cluster_id || worker.journal_identity.node_id != identity->node_id)
+		ereport(FATAL,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("journal belongs to another cluster or node than the identity file"),
+				 errhint("Restore neither of them from elsewhere; let the node join as a new one.")));
+	if (worker.config.member_count == 0)
+		bootstrap(identity);
+	worker.restoring = false;
+}
+
+static void
+publish_identity(const IdentityFile *identity)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->identity.cluster_id = identity->cluster_id;
+	QuorumShmem->identity.node_id = identity->node_id;
+	QuorumShmem->identity.incarnation = worker.incarnation;
+	strlcpy(QuorumShmem->identity.node_name, identity->node_name, NAMEDATALEN);
+	strlcpy(QuorumShmem->identity.conninfo, identity->conninfo, QUORUM_MAX_CONNINFO);
+	LWLockRelease(QuorumShmem->lock);
+}
+
+static void
+start(void)
+{
+	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link};
+	IdentityFile identity;
+	PaxosEffects effects;
+
+	identity_read(&identity);
+	create_core(&identity);
+	recover(&identity);
+	proposal_queue_reset_owner();
+	publish_identity(&identity);
+	transport_init(identity.cluster_id, identity.node_id, identity.node_name, worker.incarnation, &callbacks);
+
+	members_connect_peers();
+
+	paxos_set_incarnation(worker.core, worker.incarnation);
+	paxos_start(worker.core, worker_now_ms(), pg_prng_uint64(&pg_global_prng_state), &effects);
+	carry_out(&effects);
+	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)
+		shmem_set_last_error(NULL);
+	shmem_wake_apply();
+	ereport(LOG,
+			(errmsg("consensus worker of node \"%s\" started with log index %llu chosen", identity.node_name,
+					(unsigned long long) pg_atomic_read_u64(&QuorumShmem->chosen_index))));
+}
+
+/* Whatever stops the worker is shown in quorum.status before the postmaster starts it again. */
+static void
+run(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		start();
+		for (;;)
+			one_turn();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		shmem_set_last_error(psprintf("consensus worker: %s%s%s", error->message, error->detail ? ": " : "",
+									  error->detail ? error->detail : ""));
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+void
+quorum_consensus_worker_main(Datum argument)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	before_shmem_exit(at_exit, (Datum) 0);
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->consensus_latch = MyLatch;
+	LWLockRelease(QuorumShmem->lock);
+
+	wait_for_identity();
+	run();
+}

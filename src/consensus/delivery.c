@@ -1,0 +1,175 @@
+/*
+ * delivery.c
+ *	  Chosen entries, in log order: verdict, item in the chosen log, news for the backend that waits.  Process: consensus worker.
+ *
+ * Must never look at tables: the verdict follows from the log alone, so every node and every restart finds the same.
+ *
+ * Invariants
+ *	 1. The item of an index is in the chosen log before its backend or the apply worker hears of it.
+ *	 2. proposal_learned is called in log order, and before chosen_index is published.
+ */
+#include "postgres.h"
+
+#include "port/pg_crc32c.h"
+
+#include "consensus/transport/transport.h"
+#include "consensus/worker_internal.h"
+#include "shared/chosen_log.h"
+#include "shared/proposal_queue.h"
+#include "shared/writeset.h"
+
+#define ITEMS_PER_WRITE 256
+#define CATCH_UP_ENTRIES PAXOS_MAX_ENTRIES_PER_MESSAGE
+
+/* Where the last ACCEPTED record of each slot in the window stands in the journal. */
+typedef struct PlaceOfSlot
+{
+	PaxosSlot	slot;
+	JournalPlace place;
+} PlaceOfSlot;
+
+static PlaceOfSlot places[WINDOW_SLOTS];
+static Certifier certifier;
+
+void
+delivery_note_place(PaxosSlot slot, JournalPlace place)
+{
+	PlaceOfSlot *entry = &places[slot & (WINDOW_SLOTS - 1)];
+
+	if (slot < entry->slot)
+		return;					/* an old slot accepted once more: delivered long ago */
+	entry->slot = slot;
+	entry->place = place;
+}
+
+/* A write set that cannot be read is the same on every node, so rejecting it is a verdict like any other. */
+static LogVerdict
+data_verdict(const PaxosChosen *chosen, uint64 *conflict_index)
+{
+	PaxosValue *value = chosen->value;
+	WriteSetHeader header;
+
+	if (!writeset_peek_header((const char *) value->bytes, value->length, &header))
+		return LOG_VERDICT_REJECTED;
+	*conflict_index = certify(&certifier, chosen->slot, value->id.origin, value->id.incarnation, header.base);
+	return *conflict_index != 0 ? LOG_VERDICT_REJECTED : LOG_VERDICT_APPLY;
+}
+
+static LogVerdict
+verdict_of(const PaxosChosen *chosen, uint64 *conflict_index)
+{
+	if (chosen->duplicate)
+		return LOG_VERDICT_DUPLICATE;
+	switch (chosen->value->kind)
+	{
+		case PAXOS_VALUE_NOOP:
+			return LOG_VERDICT_NOOP;
+		case PAXOS_VALUE_CONFIG:
+			members_take_config(chosen->slot, (const char *) chosen->value->bytes, chosen->value->length);
+			return LOG_VERDICT_CONFIG;
+		case PAXOS_VALUE_DATA:
+			return data_verdict(chosen, conflict_index);
+	}
+	elog(FATAL, "chosen value of unknown kind %d at log index %llu", (int) chosen->value->kind,
+		 (unsigned long long) chosen->slot);
+}
+
+static void
+make_item(const PaxosChosen *chosen, LogItem *item)
+{
+	PaxosValue *value = chosen->value;
+	PlaceOfSlot *place = &places[chosen->slot & (WINDOW_SLOTS - 1)];
+	pg_crc32c	crc;
+
+	if (place->slot != chosen->slot || place->place.length != value->length)
+		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, value->bytes, value->length);
+	FIN_CRC32C(crc);
+
+	memset(item, 0, sizeof(LogItem));
+	item->verdict = verdict_of(chosen, &item->conflict_index);
+	item->value_kind = (uint8) value->kind;
+	item->origin = value->id.origin;
+	item->incarnation = value->id.incarnation;
+	item->sequence = value->id.sequence;
+	item->segment_number = place->place.segment_number;
+	item->offset = place->place.offset;
+	item->length = value->length;
+	item->payload_crc = crc;
+}
+
+static void
+tell_backends(uint64 first_index, const LogItem *items, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const LogItem *item = &items[i];
+
+		if (item->origin != worker.journal_identity.node_id || item->incarnation != worker.incarnation)
+			continue;
+		if (item->verdict == LOG_VERDICT_DUPLICATE)
+			continue;			/* its first occurrence told */
+		proposal_learned(item->sequence, first_index + i,
+						 item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_CONFIG,
+						 item->conflict_index);
+	}
+}
+
+void
+delivery_chosen(const PaxosChosen *chosen, size_t count)
+{
+	LogItem		items[ITEMS_PER_WRITE];
+
+	for (size_t done = 0; done < count;)
+	{
+		int			batch = Min(count - done, ITEMS_PER_WRITE);
+
+		for (int i = 0; i < batch; i++)
+			make_item(&chosen[done + i], &items[i]);
+		chosen_log_write(chosen[done].slot, items, batch);
+		if (!worker.restoring)
+			tell_backends(chosen[done].slot, items, batch);
+		publish_chosen_index(chosen[done + batch - 1].slot);
+		done += batch;
+	}
+}
+
+/*
+ * A peer asked for slots that have left the core's window: one frame of them from the chosen log.  The peer's next report makes the core ask
+ * for more.
+ */
+void
+delivery_serve_catch_up(const PaxosCatchUp *request)
+{
+	PaxosValue *values[CATCH_UP_ENTRIES];
+	size_t		count = 0;
+	size_t		bytes = 0;
+	size_t		frame_length = 0;
+	uint8	   *frame;
+
+	for (PaxosSlot slot = request->first_slot;
+		 slot <= request->last_slot && count < CATCH_UP_ENTRIES && (count == 0 || bytes < PAXOS_FRAME_TARGET_BYTES);
+		 slot++)
+	{
+		LogItem		item;
+		char	   *payload;
+		PaxosProposalId id;
+
+		chosen_log_read_item(slot, &item);
+		payload = chosen_log_read_payload(&item);
+		id.origin = item.origin;
+		id.incarnation = item.incarnation;
+		id.sequence = item.sequence;
+		values[count++] = paxos_value_make(&worker.allocator, (PaxosValueKind) item.value_kind, id,
+										   (uint8_t *) payload, item.length);
+		bytes += item.length;
+		pfree(payload);
+	}
+	frame = worker_frame_buffer(bytes + 4096 + count * 128);
+	(void) paxos_encode_learn(worker.core, request->first_slot, values, count, frame, worker.frame_capacity,
+							  &frame_length);
+	(void) transport_send(request->to, frame, frame_length);
+	for (size_t i = 0; i < count; i++)
+		paxos_value_release(&worker.allocator, values[i]);
+}

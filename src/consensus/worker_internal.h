@@ -1,0 +1,67 @@
+/*
+ * worker_internal.h
+ *	  What the files of the consensus worker share: consensus_worker.c (life and loop), delivery.c (chosen entries and
+ *	  verdicts), members.c (configuration, status).  Nobody else includes it.
+ */
+#ifndef QUORUM_WORKER_INTERNAL_H
+#define QUORUM_WORKER_INTERNAL_H
+
+#include "postgres.h"
+
+#include "consensus/core/paxos.h"
+#include "consensus/journal/journal.h"
+#include "shared/certifier.h"
+#include "shared/member_config.h"
+#include "shared/shmem.h"
+
+#define WINDOW_SLOTS 4096			/* a power of two */
+#define WINDOW_BYTES (96 * 1024 * 1024)
+
+typedef struct ConsensusWorker
+{
+	PaxosCore  *core;
+	PaxosAllocator allocator;
+	Journal    *journal;
+	JournalIdentity journal_identity;
+	uint64		incarnation;
+	bool		restoring;		/* recovery: effects only deliver */
+
+	uint64		next_deadline_ms;
+	uint64		last_record;	/* number of the last record appended */
+	bool		must_sync;		/* a record other than a CHOSEN hint was appended since the last sync */
+	uint64		journal_syncs;
+
+	/* configuration in force, as the host sees it */
+	uint64		config_slot;
+	MemberConfig config;
+	bool		peers_changed;	/* links are to follow the configuration */
+
+	PaxosCatchUp catch_ups[PAXOS_MAX_MEMBERS];	/* gathered from effects, served at the end of the loop */
+	int			catch_up_count;
+
+	uint8	   *frame;			/* buffer for encoding */
+	size_t		frame_capacity;
+} ConsensusWorker;
+
+extern ConsensusWorker worker;
+
+extern uint64 worker_now_ms(void);
+extern uint8 *worker_frame_buffer(size_t size);
+
+/* Gives the core a proposal of this node; false if it has no room for it now. */
+extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length);
+
+/* ---- delivery.c ---- */
+extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
+extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
+extern void delivery_serve_catch_up(const PaxosCatchUp *request);
+
+/* ---- members.c ---- */
+extern void members_take_config(uint64 slot, const char *bytes, Size length);
+extern void members_connect_peers(void);
+extern bool members_propose_new(const char *payload, Size length, uint64 sequence, bool *taken);
+extern void members_promote_learners(const PaxosStatus *status);
+extern void members_publish_status(const PaxosStatus *status);
+extern bool members_may_write(const PaxosStatus *status);
+
+#endif							/* QUORUM_WORKER_INTERNAL_H */
