@@ -34,17 +34,20 @@ foreach my $round (1 .. 3)
 }
 
 # ---- a_crashed_process_is_recovered_from_without_a_hand
-foreach my $kind ('consensus worker', 'apply worker')
+foreach my $worker ('consensus', 'apply', 'lock watcher')
 {
 	my $node = $cluster->wait_for_leader;
-	my $pid = $node->sql(qq{SELECT pid FROM pg_stat_activity WHERE backend_type ~ '$kind'});
-	like($pid, qr/^\d+$/, "the $kind is to be seen in pg_stat_activity");
+	my $pid = $node->worker_pid($worker);
+	ok($pid, "the leader has a quorum $worker process");
 	kill('KILL', $pid);
-	my $seconds = $cluster->write_until_ok(qq{INSERT INTO t VALUES (1000, '$kind') ON CONFLICT (id) DO UPDATE SET v = '$kind'});
-	cmp_ok($seconds, '<', 30, sprintf('%s killed: a write was acknowledged after %.2f s', $kind, $seconds));
-	QuorumCluster::wait_until('the node to answer again', sub { defined $node->status('role') });
-	$cluster->wait_for_leader;
-	$cluster->assert_same_digest('t', "all nodes are the same after the $kind was killed");
+	my $seconds = $cluster->write_until_ok(
+		qq{INSERT INTO t VALUES (1000, '$worker') ON CONFLICT (id) DO UPDATE SET v = '$worker'});
+	cmp_ok($seconds, '<', 30, sprintf('quorum %s killed: a write was acknowledged after %.2f s', $worker, $seconds));
+	QuorumCluster::wait_until(
+		'the node to follow or lead again',
+		sub { ($node->status('role') // '') =~ /^(?:leader|follower)$/ && $node->worker_pid($worker) });
+	isnt($node->worker_pid($worker), $pid, "there is a new quorum $worker process");
+	$cluster->assert_same_digest('t', "all nodes are the same after quorum $worker was killed");
 }
 
 # ---- a_leader_that_stands_still_is_replaced_and_steps_down_when_it_wakes

@@ -43,7 +43,8 @@ The nodes are PostgreSQL::Test::Cluster objects of the subclass QuorumNode, so t
 C<tools/check-tap> sets the environment that these need and runs the tests as somebody who may run a server.
 
 The test talks to the servers through Unix sockets, which neither a cut link nor a namespace touches. The servers talk to
-each other through TCP, as the role quorum_link, which is a member of quorum_peer and nothing else.
+each other through TCP, as the role quorum_link, which is a member of quorum_peer and nothing else; a joining node asks for
+its membership as quorum_operator, a member of quorum_admin and nothing else.
 
 Different from PostgreSQL::Test::Cluster: fsync is on, restart_after_crash is on (a crashed process is to be recovered from
 without a hand), and statements are not logged.
@@ -97,6 +98,19 @@ sub processes
 		push @children, $pid if $state && $parent == $postmaster;
 	}
 	return ($postmaster, @children);
+}
+
+# $node->worker_pid('consensus'): a background worker's pid, by its process title; undef if it does not run.
+sub worker_pid
+{
+	my ($self, $worker) = @_;
+	foreach my $pid ($self->processes)
+	{
+		open(my $file, '<', "/proc/$pid/cmdline") or next;
+		my $title = <$file>;
+		return $pid if defined $title && $title =~ /: quorum \Q$worker\E\b/;
+	}
+	return;
 }
 
 # $node->start(fail_ok => 1): like the parent's, in the node's namespace, and after a crash too.
@@ -314,7 +328,8 @@ CONF
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->append_conf('pg_hba.conf', 'host all all 10.213.0.0/16 trust') if $self->{namespaces};
 	$node->start;
-	$node->sql('CREATE EXTENSION pg_quorum; CREATE ROLE quorum_link LOGIN IN ROLE quorum_peer');
+	$node->sql('CREATE EXTENSION pg_quorum; CREATE ROLE quorum_link LOGIN IN ROLE quorum_peer;'
+		. 'CREATE ROLE quorum_operator LOGIN IN ROLE quorum_admin');
 	return $node;
 }
 
@@ -333,7 +348,8 @@ sub join_node
 {
 	my ($self, $node, $via) = @_;
 	$node->sql(
-		"SELECT quorum.join_cluster('" . $node->name . "', '" . $node->peer_conninfo . "', via => '" . $via->peer_conninfo . "')",
+		"SELECT quorum.join_cluster('" . $node->name . "', '" . $node->peer_conninfo . "', via => '"
+		  . $via->peer_conninfo(user => 'quorum_operator') . "')",
 		timeout => 120);
 	return;
 }
