@@ -21,6 +21,11 @@
  *	   really sent them.
  *  4. now_ms never goes back.  `random` is a fresh 64-bit random number for each event.
  *
+ * Batching.  ACCEPT, commit notices, forwarded proposals and answers to heartbeats are gathered, and emitted in the
+ * next step whose event is FLUSH or TICK, many per frame.  A host that works off many events in one loop gives FLUSH at the
+ * end of the loop, before it syncs the journal.  While something is gathered, next_deadline_ms is now, so a host that never
+ * gives FLUSH is served by TICK.  Records are emitted at once, promises and ACCEPTED in the step of their PERSISTED.
+ *
  * Pointers inside effects are valid until the next call with the same core.
  *
  * Only C standard headers may be included here and in every file of this folder.
@@ -112,7 +117,7 @@ typedef struct PaxosSettings
 	uint64_t	incarnation;	/* of this start; 0 if not known yet: see paxos_set_incarnation */
 	uint32_t	heartbeat_interval_ms;
 	uint32_t	election_timeout_ms;	/* each wait is drawn from [1, 2) times this */
-	uint32_t	window_slots;	/* open or cached slots held in memory, a power of two, at least 16 */
+	uint32_t	window_slots;	/* open or cached slots held in memory, a power of two, at least 16; the same on every node */
 	uint64_t	window_bytes;	/* values held in memory; exceeded by at most one value */
 	uint32_t	max_outstanding_proposals;	/* of this origin, at most the dedup window (4096) */
 	uint32_t	resend_interval_ms; /* of forwarded proposals, unanswered prepares and accepts */
@@ -131,7 +136,8 @@ typedef enum PaxosEventType
 	PAXOS_EVENT_PROPOSAL,		/* a value of this node; see paxos_can_propose */
 	PAXOS_EVENT_PERSISTED,		/* the journal is durable up to record persisted_record */
 	PAXOS_EVENT_READ,			/* asks for a read index (Ongaro 2014, section 6.4; any node may ask) */
-	PAXOS_EVENT_LINK			/* a hint: the link to a peer came up or went down */
+	PAXOS_EVENT_LINK,			/* a hint: the link to a peer came up or went down */
+	PAXOS_EVENT_FLUSH			/* end of the host's loop: send what was gathered.  See the rule on batching above */
 } PaxosEventType;
 
 typedef struct PaxosEvent
