@@ -9,6 +9,8 @@
  *
  * This folder knows nothing of Paxos: a frame is bytes from a node id.  A frame that the worker finds malformed makes it call
  * transport_reject(), which closes that link with a log line and hurts nothing else.
+ *
+ * docs/transport.md describes handshake, frames, states and error cases.
  */
 #ifndef QUORUM_TRANSPORT_H
 #define QUORUM_TRANSPORT_H
@@ -18,6 +20,12 @@
 
 #define TRANSPORT_PROTOCOL_VERSION 1
 
+/* A longer frame, or an empty one, is a protocol violation.  Not less than the PAXOS_MAX_FRAME_BYTES of the core. */
+#define TRANSPORT_MAX_FRAME_BYTES (80 * 1024 * 1024)
+
+/* A peer's queue takes one more frame as long as it holds less than this, so it is bounded by this plus one frame. */
+#define TRANSPORT_QUEUE_LIMIT_BYTES (8 * 1024 * 1024)
+
 typedef struct TransportPeer
 {
 	uint32		node_id;
@@ -25,20 +33,34 @@ typedef struct TransportPeer
 	char		conninfo[1024];
 } TransportPeer;
 
+/* Called from within transport_wait() only.  A callback may call every function of this header but transport_wait and transport_init. */
 typedef struct TransportCallbacks
 {
 	/* A whole frame came from a member; `frame` is valid during the call. */
 	void		(*frame) (void *context, uint32 node_id, const uint8 *frame, size_t length);
-	/* The outgoing link to a member is now usable, or no longer. */
+	/* The outgoing link to a member is now usable (the worker at its other end has taken it up), or no longer. */
 	void		(*link) (void *context, uint32 node_id, bool up);
 	void	   *context;
 } TransportCallbacks;
 
-/* After the worker knows who it is.  Call once. */
+typedef struct TransportCounters
+{
+	uint64		frames_sent;	/* handed over to libpq */
+	uint64		bytes_sent;
+	uint64		frames_received;
+	uint64		bytes_received;
+	uint64		frames_dropped; /* link down or queue full, and what a lost link had queued */
+	uint64		links_established;
+} TransportCounters;
+
+/* After the worker knows who it is, in a process with access to shared memory.  Call once. */
 extern void transport_init(uint64 cluster_id, uint32 own_node_id, const char *own_node_name, uint64 incarnation,
 						   const TransportCallbacks *callbacks);
 
-/* The members other than this node; links to nodes that left are closed, new ones opened, changed conninfo reconnected. */
+/*
+ * The members other than this node; links to nodes that left are closed (without a link callback), new ones opened, changed conninfo
+ * reconnected.  An entry for this node itself is skipped.
+ */
 extern void transport_set_peers(const TransportPeer *peers, int count);
 
 /*
@@ -49,13 +71,20 @@ extern bool transport_send(uint32 node_id, const uint8 *frame, size_t length);
 extern void transport_flush(void);
 
 /*
- * Waits until a socket or the worker's latch is ready or the timeout passes (0: only looks), moves connections on, and
- * calls back for every frame that has arrived.  Returns true if the latch was set (and resets it).
+ * Waits until a socket or the worker's latch is ready or the timeout passes (0: only looks; negative: no end), moves connections
+ * on, and calls back for every frame that has arrived, up to a bound per call.  Does not sleep if something is left to do.
+ * Returns true if the latch was set (and resets it).
  */
 extern bool transport_wait(long timeout_ms);
 
 /* Closes both directions of the link with that node; it reconnects with backoff.  `why` goes to the server log. */
 extern void transport_reject(uint32 node_id, const char *why);
+
+/* Of all links since transport_init, those to nodes that have left included. */
+extern void transport_get_counters(TransportCounters *counters);
+
+/* Of one link since the peer was added.  False: no such peer. */
+extern bool transport_get_peer_counters(uint32 node_id, TransportCounters *counters);
 
 extern void transport_shutdown(void);
 
