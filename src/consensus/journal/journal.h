@@ -23,6 +23,7 @@ typedef struct JournalPlace
 	uint64_t	segment_number; /* 1-based */
 	uint32_t	offset;			/* of the value's bytes */
 	uint32_t	length;
+	uint32_t	crc;			/* CRC32C of the value's bytes: what LogItem.payload_crc wants */
 } JournalPlace;
 
 /* Who the journal belongs to; written to every segment's header. */
@@ -52,9 +53,19 @@ extern Journal *journal_open(const char *directory, const PaxosAllocator *alloca
 /* Buffers the record; returns the place that its value will have.  Nothing is written before journal_write. */
 extern JournalPlace journal_append(Journal *journal, const PaxosRecord *record);
 
-/* Writes what is buffered to the file (readers in other processes see it from here on), and makes it durable. */
+/*
+ * Writes what is buffered to the file (readers in other processes see it from here on), and makes it durable.  When
+ * journal_write raises an error (ERRCODE_DISK_FULL, say), all that was buffered still is, and it may be called again.  A failing sync is
+ * a PANIC, unless data_sync_retry is on.
+ */
 extern void journal_write(Journal *journal);
 extern void journal_sync(Journal *journal);
+
+/*
+ * Gives up the segments below first_segment: one becomes the next segment, the others are removed.  The caller has made sure
+ * that nothing in them is needed, promise and configuration included (it has appended them again).  Durable on return.
+ */
+extern void journal_recycle_before(Journal *journal, uint64_t first_segment);
 
 /* Bytes and files for status. */
 extern uint64_t journal_size_bytes(const Journal *journal);

@@ -1,0 +1,677 @@
+/*
+ * journal_file.c
+ *	  The journal on disk: recovery from its segment files, appending to them, making it durable.
+ *
+ * Process: the consensus worker alone, one Journal at a time.  It must never report something as durable before fdatasync said so, never
+ * change a file before recovery has found the whole journal sound, and never lose a buffered record to an error.
+ *
+ * The life of a record: journal_append encodes it into the buffer and fixes its place; journal_write puts the buffer into
+ * the files, one pwrite per segment concerned; journal_sync makes it durable with one fdatasync.  Segments are
+ * preallocated and zeroed (journal_segment.c), so that neither call changes a file's length: fdatasync has nothing to write but the data.
+ *
+ * Invariants
+ *	 1. durable <= written <= append, and the buffer holds exactly [written, append).
+ *	 2. Only the segment that `fd` is open on may hold writes that were not synced: it is synced before another one is opened.
+ *	 3. The records in the buffer carry the `durable` of the time when they were appended (journal.c, invariant 1).
+ *	 4. last_segment exists durably; a segment is written to only when it is at or below it (journal.c, invariant 4).
+ *
+ * Locks: none.
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "nodes/pg_list.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+
+#include "consensus/journal/journal_segment.h"
+
+#define BUFFER_INITIAL_BYTES (256 * 1024)
+#define BUFFER_KEPT_BYTES (8 * 1024 * 1024) /* a longer buffer is given back once it is written */
+#define SEGMENT_MAX_BYTES (JOURNAL_MAX_VALUE_BYTES + JOURNAL_SEGMENT_BYTES)
+#define REWRITE_BLOCK_BYTES (1024 * 1024)
+
+/*
+ * The next segment is made while this one fills: PREPARE_RATIO bytes for each byte that was written, in pieces of PREPARE_STEP_BYTES.
+ */
+#define PREPARE_RATIO 4
+#define PREPARE_STEP_BYTES (256 * 1024)
+
+/* A part of the buffer that goes to one segment. */
+typedef struct PendingSpan
+{
+	uint64		segment_number;
+	uint32		segment_bytes;	/* the file must have this length first */
+	uint32		offset;			/* in the file */
+	size_t		buffer_offset;
+	size_t		length;
+} PendingSpan;
+
+struct Journal
+{
+	char		directory[MAXPGPATH];
+	JournalFormat format;
+	uint64		start_count;
+	uint64		first_segment;
+	uint64		last_segment;
+
+	JournalPosition append;
+	JournalPosition written;
+	JournalPosition durable;
+	uint32		append_segment_bytes;	/* the length that the segment at `append` has, or will be given */
+
+	uint8	   *buffer;
+	size_t		buffer_used;
+	size_t		buffer_size;
+	PendingSpan *spans;
+	int			span_count;
+	int			span_capacity;
+
+	int			fd;				/* -1: none */
+	uint64		fd_segment;
+	uint64		fd_bytes;		/* length of the file */
+	bool		fd_is_dirty;
+
+	SegmentPreparation preparation;
+	uint64		prepare_credit_bytes;
+	uint64		total_bytes;	/* of all segment files */
+};
+
+/* ---- creation ---- */
+
+bool
+journal_exists(const char *directory)
+{
+	int			count;
+	uint64	   *numbers = segment_list(directory, &count);
+
+	pfree(numbers);
+	return count > 0;
+}
+
+void
+journal_create(const char *directory, const JournalIdentity *identity)
+{
+	JournalFormat format = {*identity, segment_crc32c};
+	SegmentPreparation preparation = {.fd = -1};
+
+	if (journal_exists(directory))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_FILE),
+				 errmsg("directory \"%s\" holds a journal already", directory)));
+	if (!segment_prepare(&preparation, directory, &format, 1, JOURNAL_SEGMENT_BYTES, ERROR))
+		elog(ERROR, "the first segment of the journal was not made");
+}
+
+/* ---- recovery ---- */
+
+typedef struct RecoveryContext
+{
+	const PaxosAllocator *allocator;
+	JournalRecordCallback callback;
+	void	   *context;
+} RecoveryContext;
+
+/* From the bytes in a segment to what the core takes. */
+static void
+deliver_entry(void *context, const JournalEntry *entry, JournalPlace place)
+{
+	RecoveryContext *recovery_context = context;
+	bool		has_value = entry->type == PAXOS_RECORD_ACCEPTED || entry->type == PAXOS_RECORD_CONFIG;
+	PaxosRecord record = {
+		.type = (PaxosRecordType) entry->type,
+		.slot = entry->slot,
+		.ballot = entry->ballot
+	};
+
+	if (has_value)
+		record.value = paxos_value_make(recovery_context->allocator, entry->value_kind, entry->id, entry->bytes,
+										entry->length);
+	recovery_context->callback(recovery_context->context, &record, place);
+	if (has_value)
+		paxos_value_release(recovery_context->allocator, record.value);
+}
+
+static void
+report_corruption(const char *directory, const JournalRecovery *recovery)
+{
+	char		path[MAXPGPATH];
+
+	journal_segment_path(directory, recovery->failed_at.segment_number, path, sizeof(path));
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the journal of this node is corrupted"),
+			 errdetail("File \"%s\", offset %u: %s.", path, recovery->failed_at.offset, recovery->failed_why),
+			 errhint("Rejoin this node as a new one. Its journal is not changed.")));
+}
+
+/* Reads a segment file whole into *buffer, which grows as needed. */
+static size_t
+read_segment(const char *directory, uint64 segment_number, uint8 **buffer, size_t *buffer_size)
+{
+	char		path[MAXPGPATH];
+	int			fd;
+	uint64		file_bytes;
+	uint64		done = 0;
+
+	journal_segment_path(directory, segment_number, path, sizeof(path));
+	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+
+	file_bytes = segment_file_bytes(fd, path);
+	if (file_bytes > SEGMENT_MAX_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the journal of this node is corrupted"),
+				 errdetail("File \"%s\" has " UINT64_FORMAT " bytes, which no segment has.", path, file_bytes),
+				 errhint("Rejoin this node as a new one. Its journal is not changed.")));
+	if (file_bytes > *buffer_size)
+	{
+		pfree(*buffer);
+		*buffer = palloc_extended(file_bytes, MCXT_ALLOC_HUGE);
+		*buffer_size = file_bytes;
+	}
+	while (done < file_bytes)
+	{
+		ssize_t		part = pg_pread(fd, *buffer + done, file_bytes - done, (off_t) done);
+
+		if (part < 0 && errno == EINTR)
+			continue;
+		if (part <= 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read file \"%s\" at offset " UINT64_FORMAT ": %m", path, done)));
+		done += (uint64) part;
+	}
+	CloseTransientFile(fd);
+	return (size_t) file_bytes;
+}
+
+/* Recovery proper: changes nothing.  *garbage_segments lists those that hold more than zeros behind the tail. */
+static void
+recover(Journal *journal, RecoveryContext *context, JournalRecovery *recovery, List **garbage_segments)
+{
+	int			count;
+	uint64	   *numbers = segment_list(journal->directory, &count);
+	size_t		buffer_size = JOURNAL_SEGMENT_BYTES;
+	uint8	   *buffer = palloc_extended(buffer_size, MCXT_ALLOC_HUGE);
+
+	*garbage_segments = NIL;
+	journal_recovery_begin(recovery, segment_crc32c, deliver_entry, context);
+	for (int i = 0; i < count; i++)
+	{
+		size_t		segment_bytes = read_segment(journal->directory, numbers[i], &buffer, &buffer_size);
+
+		if (!journal_recovery_segment(recovery, numbers[i], buffer, segment_bytes))
+			report_corruption(journal->directory, recovery);
+		if (recovery->garbage)
+			*garbage_segments = lappend(*garbage_segments, &numbers[i]);
+		journal->total_bytes += segment_bytes;
+	}
+	if (!journal_recovery_end(recovery))
+		report_corruption(journal->directory, recovery);
+	pfree(buffer);
+}
+
+static int
+open_segment_or_fail(const Journal *journal, uint64 segment_number, char *path)
+{
+	int			fd;
+
+	journal_segment_path(journal->directory, segment_number, path, MAXPGPATH);
+	fd = segment_open_file(path, O_RDWR);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	return fd;
+}
+
+static void
+write_or_fail(int fd, const char *path, const uint8 *bytes, size_t length, uint64 offset)
+{
+	while (length > 0)
+	{
+		ssize_t		written;
+
+		errno = 0;
+		pgstat_report_wait_start(PG_WAIT_EXTENSION);
+		written = pg_pwrite(fd, bytes, length, (off_t) offset);
+		pgstat_report_wait_end();
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write file \"%s\": %m", path)));
+		}
+		bytes += written;
+		length -= (size_t) written;
+		offset += (uint64) written;
+	}
+}
+
+/*
+ * Writes the same bytes again.  What an earlier worker wrote and did not live to sync stands in the kernel's cache; if a sync of it
+ * failed, the kernel may hold it as clean though it never reached the disk, and another fsync would do nothing.
+ */
+static void
+rewrite_range(int fd, const char *path, uint64 from, uint64 to)
+{
+	uint8	   *block = palloc(REWRITE_BLOCK_BYTES);
+
+	while (from < to)
+	{
+		ssize_t		length = pg_pread(fd, block, Min(to - from, REWRITE_BLOCK_BYTES), (off_t) from);
+
+		if (length < 0 && errno == EINTR)
+			continue;
+		if (length <= 0)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not read file \"%s\" at offset " UINT64_FORMAT ": %m", path, from)));
+		write_or_fail(fd, path, block, (size_t) length, from);
+		from += (uint64) length;
+	}
+	pfree(block);
+}
+
+/* Everything before the tail that no record proves to have been synced becomes durable. */
+static void
+settle_unproven(const Journal *journal, const JournalRecovery *recovery)
+{
+	JournalPosition from = recovery->durable;
+
+	if (from.segment_number < recovery->first_segment)
+	{
+		from.segment_number = recovery->first_segment;
+		from.offset = JOURNAL_HEADER_BYTES;
+	}
+	for (uint64 number = from.segment_number; number <= recovery->tail.segment_number; number++)
+	{
+		char		path[MAXPGPATH];
+		int			fd = open_segment_or_fail(journal, number, path);
+		uint64		end = segment_file_bytes(fd, path);
+
+		if (number == recovery->tail.segment_number)
+			end = recovery->tail.offset;
+		rewrite_range(fd, path, number == from.segment_number ? from.offset : JOURNAL_HEADER_BYTES, end);
+		segment_fsync(fd, path);
+		segment_close_file(fd);
+	}
+}
+
+/* Zeros what stands behind the tail, durably: an earlier attempt to write that was never answered for. */
+static void
+cut_tail(const Journal *journal, const JournalRecovery *recovery, const List *garbage_segments)
+{
+	const ListCell *cell;
+
+	foreach(cell, garbage_segments)
+	{
+		uint64		number = *(uint64 *) lfirst(cell);
+		uint32		from = number == recovery->tail.segment_number ? recovery->tail.offset : JOURNAL_HEADER_BYTES;
+		char		path[MAXPGPATH];
+		int			fd = open_segment_or_fail(journal, number, path);
+
+		ereport(LOG,
+				(errmsg("cutting a torn tail off the journal"),
+				 errdetail("File \"%s\", offset %u: %s. Nothing from there on had been confirmed to anybody.", path, from,
+						   recovery->tail_why)));
+		segment_zero(fd, path, from, segment_file_bytes(fd, path), ERROR);
+		segment_fsync(fd, path);
+		segment_close_file(fd);
+	}
+}
+
+/* The journal goes on at the tail; segments that are no longer needed and outlived a crash go away. */
+static void
+go_on_at_tail(Journal *journal, const JournalRecovery *recovery)
+{
+	char		path[MAXPGPATH];
+
+	journal->format = recovery->format;
+	journal->start_count = recovery->start_count + 1;
+	journal->first_segment = recovery->first_segment;
+	journal->last_segment = recovery->last_segment;
+	journal->append = journal->written = journal->durable = recovery->tail;
+
+	journal->fd_segment = recovery->tail.segment_number;
+	journal->fd = open_segment_or_fail(journal, journal->fd_segment, path);
+	journal->fd_bytes = segment_file_bytes(journal->fd, path);
+	journal->append_segment_bytes = (uint32) journal->fd_bytes;
+
+	if (recovery->first_segment < recovery->first_needed_segment)
+		segment_recycle(&journal->preparation, journal->directory, recovery->first_segment,
+						recovery->first_needed_segment);
+	journal->first_segment = Max(recovery->first_segment, recovery->first_needed_segment);
+}
+
+static void append_entry(Journal *journal, JournalEntry *entry);
+
+static void
+append_start(Journal *journal)
+{
+	JournalEntry entry = {.type = JOURNAL_RECORD_START, .slot = journal->start_count};
+
+	append_entry(journal, &entry);
+}
+
+Journal *
+journal_open(const char *directory, const PaxosAllocator *allocator, JournalRecordCallback callback, void *context,
+			 JournalIdentity *identity, uint64_t *start_count)
+{
+	Journal    *journal = MemoryContextAllocZero(TopMemoryContext, sizeof(Journal));
+	RecoveryContext recovery_context = {allocator, callback, context};
+	JournalRecovery recovery;
+	List	   *garbage_segments;
+
+	strlcpy(journal->directory, directory, sizeof(journal->directory));
+	journal->fd = -1;
+	journal->preparation.fd = -1;
+
+	recover(journal, &recovery_context, &recovery, &garbage_segments);
+	settle_unproven(journal, &recovery);
+	cut_tail(journal, &recovery, garbage_segments);
+	go_on_at_tail(journal, &recovery);
+
+	append_start(journal);
+	journal_write(journal);
+	journal_sync(journal);
+
+	*identity = journal->format.identity;
+	*start_count = journal->start_count;
+	return journal;
+}
+
+/* ---- appending ---- */
+
+/* Room for that many bytes more, and for two spans more; may raise, and nothing has changed then. */
+static void
+reserve(Journal *journal, size_t bytes)
+{
+	if (journal->buffer_used + bytes > journal->buffer_size)
+	{
+		size_t		wanted = Max(Max(journal->buffer_size * 2, BUFFER_INITIAL_BYTES), journal->buffer_used + bytes);
+
+		if (journal->buffer == NULL)
+			journal->buffer = MemoryContextAllocHuge(TopMemoryContext, wanted);
+		else
+			journal->buffer = repalloc_huge(journal->buffer, wanted);
+		journal->buffer_size = wanted;
+	}
+	if (journal->span_count + 2 > journal->span_capacity)
+	{
+		int			wanted = journal->span_capacity + 16;
+
+		if (journal->spans == NULL)
+			journal->spans = MemoryContextAlloc(TopMemoryContext, wanted * sizeof(PendingSpan));
+		else
+			journal->spans = repalloc(journal->spans, wanted * sizeof(PendingSpan));
+		journal->span_capacity = wanted;
+	}
+}
+
+/* Encodes at the append position, where there is room for it. */
+static void
+put_entry(Journal *journal, JournalEntry *entry)
+{
+	PendingSpan *span = journal->span_count > 0 ? &journal->spans[journal->span_count - 1] : NULL;
+	size_t		record_bytes;
+
+	if (span == NULL || span->segment_number != journal->append.segment_number)
+	{
+		span = &journal->spans[journal->span_count++];
+		span->segment_number = journal->append.segment_number;
+		span->offset = journal->append.offset;
+		span->buffer_offset = journal->buffer_used;
+		span->length = 0;
+	}
+	entry->durable = journal->durable;
+	record_bytes = journal_encode_entry(&journal->format, journal->append, entry, journal->buffer + journal->buffer_used);
+	journal->buffer_used += record_bytes;
+	journal->append.offset += (uint32) record_bytes;
+	span->length += record_bytes;
+	span->segment_bytes = journal->append_segment_bytes;
+}
+
+/* Appends at the place where the record fits, ending the segment if that is not this one; entry->bytes will stand before `append`. */
+static void
+append_entry(Journal *journal, JournalEntry *entry)
+{
+	size_t		record_bytes = journal_record_bytes(entry->length);
+
+	reserve(journal, record_bytes + journal_record_bytes(0));
+	if (!journal_record_fits(journal->append.offset, record_bytes, journal->append_segment_bytes))
+	{
+		/* A segment that has no record yet is rather made longer than left empty. */
+		if (journal->append.offset != JOURNAL_HEADER_BYTES)
+		{
+			JournalEntry end = {.type = JOURNAL_RECORD_SEGMENT_END};
+
+			put_entry(journal, &end);
+			journal->append.segment_number++;
+			journal->append.offset = JOURNAL_HEADER_BYTES;
+		}
+		journal->append_segment_bytes = journal_segment_bytes_for(record_bytes);
+	}
+	put_entry(journal, entry);
+}
+
+JournalPlace
+journal_append(Journal *journal, const PaxosRecord *record)
+{
+	JournalEntry entry = {
+		.type = record->type,
+		.slot = record->slot,
+		.ballot = record->ballot
+	};
+	JournalPlace place;
+
+	if (record->value != NULL)
+	{
+		entry.value_kind = record->value->kind;
+		entry.id = record->value->id;
+		entry.bytes = record->value->bytes;
+		entry.length = record->value->length;
+	}
+	if (entry.length > JOURNAL_MAX_VALUE_BYTES)
+		elog(ERROR, "a value of %u bytes is too long for the journal", entry.length);
+
+	append_entry(journal, &entry);
+	place.segment_number = journal->append.segment_number;
+	place.offset = journal->append.offset - (uint32) journal_record_bytes(entry.length) + JOURNAL_RECORD_HEADER_BYTES;
+	place.length = entry.length;
+	place.crc = entry.crc;
+	return place;
+}
+
+/* ---- writing ---- */
+
+static void
+sync_open_segment(Journal *journal)
+{
+	int			result;
+	char		path[MAXPGPATH];
+
+	if (!journal->fd_is_dirty)
+		return;
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	result = pg_fdatasync(journal->fd);
+	pgstat_report_wait_end();
+	if (result != 0)
+	{
+		journal_segment_path(journal->directory, journal->fd_segment, path, sizeof(path));
+		ereport(data_sync_elevel(ERROR),
+				(errcode_for_file_access(),
+				 errmsg("could not fdatasync file \"%s\": %m", path)));
+	}
+	journal->fd_is_dirty = false;
+}
+
+/* Invariant 2. */
+static void
+switch_to_segment(Journal *journal, uint64 segment_number)
+{
+	char		path[MAXPGPATH];
+
+	if (journal->fd >= 0 && journal->fd_segment == segment_number)
+		return;
+	if (journal->fd >= 0)
+	{
+		sync_open_segment(journal);
+		segment_close_file(journal->fd);
+		journal->fd = -1;
+	}
+	journal->fd = open_segment_or_fail(journal, segment_number, path);
+	journal->fd_segment = segment_number;
+	journal->fd_bytes = segment_file_bytes(journal->fd, path);
+}
+
+/* For a record that is longer than a segment. */
+static void
+lengthen_open_segment(Journal *journal, uint32 segment_bytes)
+{
+	char		path[MAXPGPATH];
+
+	if (journal->fd_bytes >= segment_bytes)
+		return;
+	journal_segment_path(journal->directory, journal->fd_segment, path, sizeof(path));
+	segment_zero(journal->fd, path, journal->fd_bytes, segment_bytes, ERROR);
+	segment_fsync(journal->fd, path);
+	journal->total_bytes += segment_bytes - journal->fd_bytes;
+	journal->fd_bytes = segment_bytes;
+}
+
+/* Invariant 4: called before the SEGMENT_END that points to it is written. */
+static void
+make_segments_up_to(Journal *journal, uint64 segment_number)
+{
+	while (journal->last_segment < segment_number)
+	{
+		segment_prepare(&journal->preparation, journal->directory, &journal->format, journal->last_segment + 1,
+						JOURNAL_SEGMENT_BYTES, ERROR);
+		journal->last_segment++;
+		journal->total_bytes += JOURNAL_SEGMENT_BYTES;
+		journal->prepare_credit_bytes = 0;
+	}
+}
+
+void
+journal_write(Journal *journal)
+{
+	if (journal->span_count == 0)
+		return;
+
+	make_segments_up_to(journal, journal->append.segment_number);
+	for (int i = 0; i < journal->span_count; i++)
+	{
+		const PendingSpan *span = &journal->spans[i];
+		char		path[MAXPGPATH];
+
+		switch_to_segment(journal, span->segment_number);
+		lengthen_open_segment(journal, span->segment_bytes);
+		journal_segment_path(journal->directory, span->segment_number, path, sizeof(path));
+		journal->fd_is_dirty = true;
+		write_or_fail(journal->fd, path, journal->buffer + span->buffer_offset, span->length, span->offset);
+	}
+
+	/* Only now: after an error the same bytes are written to the same places again. */
+	journal->prepare_credit_bytes += (uint64) journal->buffer_used * PREPARE_RATIO;
+	journal->written = journal->append;
+	journal->span_count = 0;
+	journal->buffer_used = 0;
+	if (journal->buffer_size > BUFFER_KEPT_BYTES)
+	{
+		pfree(journal->buffer);
+		journal->buffer = NULL;
+		journal->buffer_size = 0;
+	}
+}
+
+/* A piece of the next segment, now that nobody waits.  A disk that is full becomes an error only when the segment is needed. */
+static void
+prepare_next_segment(Journal *journal)
+{
+	uint32		budget_bytes;
+
+	if (journal->last_segment > journal->append.segment_number)
+		journal->prepare_credit_bytes = 0;
+	if (journal->prepare_credit_bytes < PREPARE_STEP_BYTES)
+		return;
+	budget_bytes = (uint32) Min(journal->prepare_credit_bytes, JOURNAL_SEGMENT_BYTES);
+	journal->prepare_credit_bytes = 0;
+	if (segment_prepare(&journal->preparation, journal->directory, &journal->format, journal->last_segment + 1,
+						budget_bytes, LOG))
+	{
+		journal->last_segment++;
+		journal->total_bytes += JOURNAL_SEGMENT_BYTES;
+	}
+}
+
+void
+journal_sync(Journal *journal)
+{
+	if (journal_position_compare(journal->durable, journal->written) == 0)
+		return;
+	sync_open_segment(journal);
+	journal->durable = journal->written;
+	prepare_next_segment(journal);
+}
+
+void
+journal_recycle_before(Journal *journal, uint64_t first_segment)
+{
+	JournalEntry entry = {.type = JOURNAL_RECORD_FIRST_SEGMENT, .slot = first_segment};
+
+	if (first_segment <= journal->first_segment)
+		return;
+	if (first_segment > journal->durable.segment_number)
+		elog(ERROR, "segment " UINT64_FORMAT " of the journal is in use", first_segment);
+
+	/* The count of starts may stand in what goes away. */
+	append_start(journal);
+	append_entry(journal, &entry);
+	journal_write(journal);
+	journal_sync(journal);
+
+	for (uint64 number = journal->first_segment; number < first_segment; number++)
+	{
+		char		path[MAXPGPATH];
+		int			fd = open_segment_or_fail(journal, number, path);
+
+		journal->total_bytes -= segment_file_bytes(fd, path);
+		segment_close_file(fd);
+	}
+	segment_recycle(&journal->preparation, journal->directory, journal->first_segment, first_segment);
+	journal->first_segment = first_segment;
+}
+
+uint64_t
+journal_size_bytes(const Journal *journal)
+{
+	return journal->total_bytes;
+}
+
+void
+journal_close(Journal *journal)
+{
+	if (journal->fd >= 0)
+		segment_close_file(journal->fd);
+	if (journal->preparation.fd >= 0)
+		segment_close_file(journal->preparation.fd);
+	if (journal->buffer != NULL)
+		pfree(journal->buffer);
+	if (journal->spans != NULL)
+		pfree(journal->spans);
+	pfree(journal);
+}
