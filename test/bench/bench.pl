@@ -1,0 +1,555 @@
+# Plain PostgreSQL, synchronous streaming replication and pg_quorum side by side, in one run.
+#
+#	bench.pl <folder for data>
+#
+# Systems: (a) one plain instance; (b) three with synchronous_standby_names = 'ANY 1 (...)'; (c) three with pg_quorum.  All settings are
+# PostgreSQL's defaults and the same for all.  Clients come through a Unix socket, to the primary or leader.
+#
+# The systems take turns within each repetition, so that a machine that is slow for a while is so for all three; the table
+# shows medians.  All seven instances stay up during the whole run, the idle ones idle.
+#
+# CPU is what all processes of a system used from the start of a run until its standbys have caught up, by kind.  Processes that
+# ended meanwhile are told by their postmaster's account of children: they are client backends (and a few autovacuum workers).
+#
+# Environment: BENCH_SECONDS (6) per run, BENCH_REPEAT (3), BENCH_CLIENTS ("1 4 16 32"), BENCH_WORKLOADS ("update insert tpcb"),
+# BENCH_SYSTEMS ("plain sync quorum"), BENCH_FAILOVERS (10), BENCH_DIRECTORY (/var/tmp), BENCH_PROTOCOL (simple).
+use strict;
+use warnings;
+use FindBin;
+use IPC::Open2;
+use IO::Select;
+use POSIX qw(:sys_wait_h sysconf _SC_CLK_TCK);
+use Time::HiRes qw(time usleep);
+
+my $folder = shift or die "usage: bench.pl <folder>\n";
+my $seconds = $ENV{BENCH_SECONDS} || 6;
+my $repeat = $ENV{BENCH_REPEAT} || 3;
+my @clients = split ' ', $ENV{BENCH_CLIENTS} || '1 4 16 32';
+my @workloads = split ' ', $ENV{BENCH_WORKLOADS} || 'update insert tpcb';
+my @systems = split ' ', $ENV{BENCH_SYSTEMS} || 'plain sync quorum';
+my $failovers = $ENV{BENCH_FAILOVERS} // 10;
+my $protocol = $ENV{BENCH_PROTOCOL} || 'simple';
+my $ticks = sysconf(_SC_CLK_TCK);
+my $branches = 32;    # as many as clients, so that TPC-B does not measure the lock on one branch
+my $accounts_per_branch = 10_000;
+
+my %instances;        # name => { name, port, data, log }
+my %members = (plain => ['plain'], sync => [qw(sync1 sync2 sync3)], quorum => [qw(n1 n2 n3)]);
+my %head = (plain => 'plain', sync => 'sync1', quorum => 'n1');    # where the clients go
+
+$| = 1;
+$SIG{INT} = $SIG{TERM} = sub { exit 1 };
+adopt_orphans();
+
+print "bench: $seconds s a run, median of $repeat; clients @clients; protocol $protocol; ", `nproc` =~ /(\d+)/, " cores; ",
+  'data on ', (`stat -f -c %T $folder` =~ /(\S+)/), "\n\n";
+make_system($_) foreach @systems;
+load_tables($_) foreach @systems;
+my $results = run_all();
+print_throughput($results);
+print_cpu($results);
+measure_failover() if $failovers && grep { $_ eq 'quorum' } @systems;
+exit 0;
+
+# ---- instances ------------------------------------------------------------------------------------------------------
+
+# A killed postmaster must be reaped before its successor can start; in a container nobody else may do it.
+sub adopt_orphans
+{
+	my %prctl_number = (x86_64 => 157, aarch64 => 167);
+	my $number = $prctl_number{ (POSIX::uname())[4] };
+	syscall($number, 36, 1, 0, 0, 0) if $number;
+	return;
+}
+
+sub run_or_die
+{
+	my ($command) = @_;
+	my $output = `($command) 2>&1 </dev/null`;
+	die "bench: failed: $command\n$output" if $?;
+	return $output;
+}
+
+sub new_instance
+{
+	my ($name) = @_;
+	my ($port) = `$FindBin::Bin/../../tools/free-port` =~ /(\d+)/;
+	$instances{$name} = { name => $name, port => $port, data => "$folder/$name", log => "$folder/$name.log" };
+	return $instances{$name};
+}
+
+sub configure
+{
+	my ($instance, $lines) = @_;
+	open(my $file, '>>', "$instance->{data}/postgresql.conf") or die "postgresql.conf: $!";
+	print $file "port = $instance->{port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '$folder'\n",
+	  "cluster_name = '$instance->{name}'\n$lines";
+	close($file);
+	return;
+}
+
+sub start
+{
+	my ($instance) = @_;
+	my $output = `pg_ctl -s -w -t 60 -D $instance->{data} -l $instance->{log} start 2>&1 </dev/null`;
+	die "bench: could not start $instance->{name}: $output" . `tail -n 20 $instance->{log}` if $?;
+	($instance->{pid}) = slurp("$instance->{data}/postmaster.pid") =~ /^(\d+)/;
+	return;
+}
+
+sub make_instance
+{
+	my ($name, $lines) = @_;
+	my $instance = new_instance($name);
+	run_or_die("initdb --auth=trust --username=postgres -D $instance->{data}");
+	configure($instance, $lines);
+	start($instance);
+	return $instance;
+}
+
+sub make_system
+{
+	my ($system) = @_;
+	if ($system eq 'plain')
+	{
+		make_instance('plain', '');
+	}
+	elsif ($system eq 'sync')
+	{
+		my $primary = make_instance('sync1', "synchronous_standby_names = 'ANY 1 (sync2, sync3)'\n");
+		foreach my $name (qw(sync2 sync3))
+		{
+			my $standby = new_instance($name);
+			run_or_die("pg_basebackup -c fast -h 127.0.0.1 -p $primary->{port} -U postgres -R -D $standby->{data}");
+			configure($standby, "primary_conninfo = 'host=127.0.0.1 port=$primary->{port} user=postgres application_name=$name'\n");
+			start($standby);
+		}
+		wait_until('the standbys', sub { sql('sync1', 'SELECT count(*) FROM pg_stat_replication WHERE state = $$streaming$$') == 2 });
+	}
+	else
+	{
+		foreach my $name (@{ $members{quorum} })
+		{
+			make_instance($name, "shared_preload_libraries = 'pg_quorum'\n");
+			sql($name, 'CREATE EXTENSION pg_quorum');
+			sql($name, 'CREATE ROLE quorum_link LOGIN IN ROLE quorum_peer');
+		}
+		sql('n1', "SELECT quorum.create_cluster('n1', '" . peer_conninfo('n1', 'quorum_link') . "')");
+		wait_until('a leader', sub { find_leader() });
+		sql($_, "SELECT quorum.join_cluster('$_', '" . peer_conninfo($_, 'quorum_link') . "', '" . peer_conninfo('n1', 'postgres') . "')")
+		  foreach qw(n2 n3);
+		wait_until('a leader', sub { find_leader() });
+	}
+	return;
+}
+
+sub peer_conninfo
+{
+	my ($name, $user) = @_;
+	return "host=127.0.0.1 port=$instances{$name}{port} dbname=postgres user=$user";
+}
+
+sub sql_or_undef
+{
+	my ($name, $statement) = @_;
+	my $instance = $instances{$name};
+	open(my $psql, '-|', qw(psql -XqAt -v ON_ERROR_STOP=1 -h), $folder, '-p', $instance->{port}, qw(-U postgres -d postgres -c), $statement)
+	  or die "psql: $!";
+	local $/;
+	my $output = <$psql>;
+	close($psql) or return;
+	chomp($output);
+	return $output;
+}
+
+sub sql
+{
+	my ($name, $statement) = @_;
+	my $output = sql_or_undef($name, $statement);
+	die "bench: $name: failed: $statement\n" unless defined $output;
+	return $output;
+}
+
+# Sets where the clients of pg_quorum go.
+sub find_leader
+{
+	foreach my $name (@_ ? @_ : @{ $members{quorum} })
+	{
+		my $answer = sql_or_undef($name, q{SELECT role = 'leader' AND has_quorum FROM quorum.status});
+		return $head{quorum} = $name if defined $answer && $answer eq 't';
+	}
+	return;
+}
+
+sub wait_until
+{
+	my ($what, $condition, $timeout_seconds) = @_;
+	my $deadline = time() + ($timeout_seconds || 120);
+	until ($condition->())
+	{
+		die "bench: timed out waiting for $what\n" if time() > $deadline;
+		usleep(50_000);
+	}
+	return;
+}
+
+sub slurp
+{
+	my ($path) = @_;
+	open(my $file, '<', $path) or return '';
+	local $/;
+	return <$file> // '';
+}
+
+# ---- workloads ------------------------------------------------------------------------------------------------------
+
+my (%script, @tables);
+
+BEGIN
+{
+	@tables = qw(bench_row bench_insert bench_branch bench_teller bench_account bench_history);
+	%script = (
+		update => q{
+\set id random(1, 10000)
+UPDATE bench_row SET value = value + 1 WHERE id = :id;
+},
+		insert => q{
+\set value random(1, 1000000)
+INSERT INTO bench_insert (value, filler) VALUES (:value, 'eighty bytes of filler that stand for the rest of what such a row would have');
+},
+		# pgbench's own, with the sizes of load_tables
+		tpcb => q{
+\set aid random(1, :accounts)
+\set bid random(1, :branches)
+\set tid random(1, 10 * :branches)
+\set delta random(-5000, 5000)
+BEGIN;
+UPDATE bench_account SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM bench_account WHERE aid = :aid;
+UPDATE bench_teller SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE bench_branch SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO bench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+END;
+});
+}
+
+sub load_tables
+{
+	my ($system) = @_;
+	my $accounts = $branches * $accounts_per_branch;
+	my $target = $head{$system};
+	sql($target, $_) foreach (
+		'CREATE TABLE bench_row (id int PRIMARY KEY, value int NOT NULL, filler text) WITH (fillfactor = 90)',
+		"INSERT INTO bench_row SELECT i, 0, repeat('x', 80) FROM generate_series(1, 10000) AS i",
+		'CREATE TABLE bench_insert (id bigserial PRIMARY KEY, value int NOT NULL, filler text)',
+		'CREATE TABLE bench_branch (bid int PRIMARY KEY, bbalance int NOT NULL, filler char(88)) WITH (fillfactor = 90)',
+		"INSERT INTO bench_branch SELECT i, 0, '' FROM generate_series(1, $branches) AS i",
+		'CREATE TABLE bench_teller (tid int PRIMARY KEY, bid int NOT NULL, tbalance int NOT NULL, filler char(84)) WITH (fillfactor = 90)',
+		"INSERT INTO bench_teller SELECT i, (i - 1) / 10 + 1, 0, '' FROM generate_series(1, 10 * $branches) AS i",
+		'CREATE TABLE bench_account (aid int PRIMARY KEY, bid int NOT NULL, abalance int NOT NULL, filler char(84)) WITH (fillfactor = 90)',
+		"INSERT INTO bench_account SELECT i, (i - 1) / $accounts_per_branch + 1, 0, '' FROM generate_series(1, $accounts) AS i",
+		'CREATE TABLE bench_history (hid bigserial PRIMARY KEY, tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))');
+	if ($system eq 'quorum')
+	{
+		sql($target, "SELECT quorum.replicate('$_')") foreach @tables;
+	}
+	wait_caught_up($system);
+	sql($target, 'VACUUM ANALYZE');
+	sql($_, 'CHECKPOINT') foreach @{ $members{$system} };
+	foreach my $workload (keys %script)
+	{
+		open(my $file, '>', "$folder/$workload.sql") or die "$workload.sql: $!";
+		print $file $script{$workload};
+		close($file);
+	}
+	return;
+}
+
+# Until every standby or follower has in its tables what the head has.
+sub wait_caught_up
+{
+	my ($system) = @_;
+	if ($system eq 'sync')
+	{
+		wait_until('the standbys to replay',
+			sub { sql('sync1', 'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_flush_lsn()') == 2 });
+	}
+	elsif ($system eq 'quorum')
+	{
+		wait_until('a leader', sub { find_leader() });
+		my $chosen = sql($head{quorum}, 'SELECT chosen_index FROM quorum.status');
+		foreach my $name (@{ $members{quorum} })
+		{
+			wait_until("$name to apply", sub { (sql_or_undef($name, 'SELECT applied_index FROM quorum.status') || 0) >= $chosen });
+		}
+	}
+	return;
+}
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+sub run_all
+{
+	my %results;
+	foreach my $workload (@workloads)
+	{
+		foreach my $count (@clients)
+		{
+			foreach my $round (1 .. $repeat)
+			{
+				foreach my $system (@systems)
+				{
+					my $result = run_once($system, $workload, $count);
+					push @{ $results{$workload}{$count}{$system}{tps} }, $result->{tps};
+					$results{$workload}{$count}{$system}{failed} += $result->{failed};
+					my $sum = $results{$workload}{cpu}{$system} ||= { transactions => 0, kinds => {}, seconds => 0, lag => 0 };
+					$sum->{transactions} += $result->{transactions};
+					$sum->{seconds} += $seconds;
+					$sum->{lag} = $result->{lag} if $result->{lag} > $sum->{lag};
+					$sum->{kinds}{$_} += $result->{cpu}{$_} foreach keys %{ $result->{cpu} };
+				}
+			}
+			printf "%-7s %2d clients:%s\n", $workload, $count,
+			  join('', map { sprintf '  %s %s', $_, join('/', map { int } @{ $results{$workload}{$count}{$_}{tps} }) } @systems);
+		}
+	}
+	print "\n";
+	return \%results;
+}
+
+sub run_once
+{
+	my ($system, $workload, $count) = @_;
+	my $instance = $instances{ $head{$system} };
+	my $threads = $count < 2 ? 1 : 2;
+	my $before = cpu_by_kind($system);
+	my $output = run_or_die("pgbench -n -M $protocol -c $count -j $threads -T $seconds -D branches=$branches "
+		  . '-D accounts=' . $branches * $accounts_per_branch
+		  . " -f $folder/$workload.sql -h $folder -p $instance->{port} -U postgres postgres");
+	my $ended = time();
+	wait_caught_up($system);
+	my $lag = time() - $ended;
+	my $after = cpu_by_kind($system);
+	my ($tps) = $output =~ /tps = ([\d.]+)/ or die "bench: pgbench said: $output";
+	my ($transactions) = $output =~ /transactions actually processed: (\d+)/;
+	my ($failed) = $output =~ /failed transactions: (\d+)/;
+	my %cpu = map { $_ => $after->{$_} - ($before->{$_} || 0) } keys %$after;
+	return { tps => $tps, transactions => $transactions, failed => $failed || 0, cpu => \%cpu, lag => $lag };
+}
+
+sub kind_of
+{
+	my ($title) = @_;
+	my ($what) = $title =~ /^postgres: \w+: (.*)/s or return 'postmaster';
+	return 'stream backends' if $what =~ /^quorum_link /;
+	foreach my $kind ('quorum consensus', 'quorum apply', 'quorum lock watcher', 'walsender', 'walreceiver', 'startup', 'walwriter',
+		'checkpointer', 'background writer', 'autovacuum')
+	{
+		return $kind if index($what, $kind) == 0;
+	}
+	return $what =~ /^\S+ \S+ (?:\[local\]|\d)/ ? 'client backends' : 'other';
+}
+
+# CPU seconds so far of each kind of process, over all instances of a system.
+sub cpu_by_kind
+{
+	my ($system) = @_;
+	my %postmasters = map { $instances{$_}{pid} => 1 } @{ $members{$system} };
+	my %sum;
+	foreach my $path (glob('/proc/[0-9]*/stat'))
+	{
+		my ($pid, $rest) = slurp($path) =~ /^(\d+) \(.*\) (.*)/s or next;
+		my @fields = split ' ', $rest;
+		my ($parent, $user, $kernel, $children_user, $children_kernel) = @fields[ 1, 11, 12, 13, 14 ];
+		if ($postmasters{$pid})
+		{
+			$sum{postmaster} += ($user + $kernel) / $ticks;
+			$sum{'client backends'} += ($children_user + $children_kernel) / $ticks;
+		}
+		elsif ($postmasters{$parent})
+		{
+			my $title = slurp("/proc/$pid/cmdline");
+			$title =~ s/\0.*//s;
+			$sum{ kind_of($title) } += ($user + $kernel) / $ticks;
+		}
+	}
+	return \%sum;
+}
+
+# ---- what came out --------------------------------------------------------------------------------------------------
+
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
+}
+
+sub print_throughput
+{
+	my ($results) = @_;
+	print "Transactions per second (median of $repeat), and their ratios\n";
+	print "(a) plain  (b) synchronous standbys, ANY 1 of 2  (c) pg_quorum, three nodes\n\n";
+	printf "%-9s %7s %9s %9s %9s %7s %7s %7s %8s\n", qw(workload clients a b c b/a c/a c/b failed);
+	foreach my $workload (@workloads)
+	{
+		foreach my $count (@clients)
+		{
+			my %tps = map { $_ => median(@{ $results->{$workload}{$count}{$_}{tps} }) } @systems;
+			my $failed = 0;
+			$failed += $results->{$workload}{$count}{$_}{failed} foreach @systems;
+			printf "%-9s %7d %9s %9s %9s %7s %7s %7s %8d\n", $workload, $count,
+			  (map { defined $tps{$_} ? sprintf('%.0f', $tps{$_}) : '-' } qw(plain sync quorum)),
+			  ratio($tps{sync}, $tps{plain}), ratio($tps{quorum}, $tps{plain}), ratio($tps{quorum}, $tps{sync}), $failed;
+		}
+	}
+	print "\n";
+	return;
+}
+
+sub ratio
+{
+	my ($one, $other) = @_;
+	return '-' unless defined $one && $other;
+	return sprintf '%.2f', $one / $other;
+}
+
+sub print_cpu
+{
+	my ($results) = @_;
+	print "CPU by kind of process, all instances of a system: seconds, and microseconds per transaction\n";
+	foreach my $workload (@workloads)
+	{
+		foreach my $system (@systems)
+		{
+			my $sum = $results->{$workload}{cpu}{$system};
+			printf "\n%s, %s: %d transactions in %d s; slowest catch-up after a run %.2f s\n", $workload, $system, $sum->{transactions},
+			  $sum->{seconds}, $sum->{lag};
+			my $total = 0;
+			foreach my $kind (sort { $sum->{kinds}{$b} <=> $sum->{kinds}{$a} } keys %{ $sum->{kinds} })
+			{
+				my $used = $sum->{kinds}{$kind};
+				$total += $used;
+				printf "  %-20s %8.2f s %8.1f us\n", $kind, $used, 1e6 * $used / ($sum->{transactions} || 1) if $used >= 0.01;
+			}
+			printf "  %-20s %8.2f s %8.1f us\n", 'all', $total, 1e6 * $total / ($sum->{transactions} || 1);
+		}
+	}
+	print "\n";
+	return;
+}
+
+# ---- failover -------------------------------------------------------------------------------------------------------
+
+# kill -9 of all processes of the leader, until a client that keeps trying on the others has its INSERT acknowledged.  The client has a
+# connection to each of them and tries every 5 ms.
+sub measure_failover
+{
+	my @times;
+	foreach my $round (1 .. $failovers)
+	{
+		wait_until('a leader', sub { find_leader() });
+		wait_caught_up('quorum');
+		wait_until('all three to be reachable', sub { sql($head{quorum}, 'SELECT voters_reachable FROM quorum.status') == 3 });
+		my $old = $instances{ $head{quorum} };
+		my @others = grep { $_ ne $old->{name} } @{ $members{quorum} };
+		my %client = map { $_ => open_client($_) } @others;
+		my @processes = ($old->{pid}, children_of($old->{pid}));
+		my $killed = time();
+		kill('KILL', @processes);
+		push @times, first_success(\%client, $killed);
+		printf "failover %2d: %s killed, next acknowledged write after %.3f s\n", $round, $old->{name}, $times[-1];
+		close_client($_) foreach values %client;
+		wait_until('the killed processes to end', sub { waitpid($_, WNOHANG) foreach @processes; !grep { -d "/proc/$_" } @processes });
+		start($old);
+	}
+	my @sorted = sort { $a <=> $b } @times;
+	printf "\nkill -9 of the leader to the next acknowledged write, %d times: min %.3f s, median %.3f s, max %.3f s\n",
+	  scalar(@sorted), $sorted[0], median(@sorted), $sorted[-1];
+	return;
+}
+
+sub children_of
+{
+	my ($parent) = @_;
+	my @children;
+	foreach my $path (glob('/proc/[0-9]*/stat'))
+	{
+		my ($pid, $its_parent) = slurp($path) =~ /^(\d+) \(.*\) \S (\d+)/s or next;
+		push @children, $pid if $its_parent == $parent;
+	}
+	return @children;
+}
+
+sub open_client
+{
+	my ($name) = @_;
+	my $pid = open2(my $from, my $to,
+		"exec psql -XqAt -h $folder -p $instances{$name}{port} -U postgres -d postgres 2>/dev/null");
+	$to->autoflush(1);
+	my $client = { name => $name, pid => $pid, from => $from, to => $to, buffer => '' };
+	ask($client, "SELECT 'connected';");
+	wait_until("a connection to $name", sub { defined answer($client, 0.05) });
+	return $client;
+}
+
+# One statement; its rows, then a line "done".
+sub ask
+{
+	my ($client, $statement) = @_;
+	$client->{buffer} = '';
+	print { $client->{to} } "$statement\n\\echo done\n";
+	$client->{waiting} = 1;
+	return;
+}
+
+# What came before "done", or undef if it is not there within the time.
+sub answer
+{
+	my ($client, $timeout_seconds) = @_;
+	if (IO::Select->new($client->{from})->can_read($timeout_seconds))
+	{
+		sysread($client->{from}, $client->{buffer}, 65536, length($client->{buffer}));
+	}
+	return unless $client->{buffer} =~ /^(.*?)done\n/s;
+	$client->{waiting} = 0;
+	return $1;
+}
+
+sub first_success
+{
+	my ($clients, $killed) = @_;
+	while (time() < $killed + 60)
+	{
+		foreach my $client (values %$clients)
+		{
+			if (!$client->{waiting})
+			{
+				ask($client, "INSERT INTO bench_insert (value) VALUES (1) RETURNING 'acknowledged';");
+			}
+			my $rows = answer($client, 0.0025);
+			return time() - $killed if defined $rows && $rows =~ /acknowledged/;
+		}
+		usleep(2_500);
+	}
+	die "bench: no write was acknowledged within 60 s of the kill\n";
+}
+
+sub close_client
+{
+	my ($client) = @_;
+	close($client->{to});
+	kill('TERM', $client->{pid});
+	waitpid($client->{pid}, 0);
+	return;
+}
+
+END
+{
+	my $status = $?;
+	foreach my $instance (values %instances)
+	{
+		next unless -f "$instance->{data}/postmaster.pid";
+		system("pg_ctl -s -m immediate -D $instance->{data} stop >/dev/null 2>&1");
+	}
+	$? = $status;
+}
