@@ -57,6 +57,13 @@ extern void writeset_finish(StringInfo buffer, uint64 base, uint32 change_count)
 extern void writeset_put_row(StringInfo buffer, Relation relation, TupleTableSlot *slot);
 extern void writeset_put_key(StringInfo buffer, Relation relation, TupleTableSlot *slot);
 
+/* Control operations, each with its operation byte.  A text is u32 length and its bytes in the database's encoding. */
+extern void writeset_put_table_create(StringInfo buffer, uint64 table_id, const char *schema_name, const char *table_name,
+									  const char *ddl);
+extern void writeset_put_table_rows(StringInfo buffer, uint64 table_id, uint32 count);	/* then count times writeset_put_row */
+extern void writeset_put_table_activate(StringInfo buffer, uint64 table_id, uint64 row_count);
+extern void writeset_put_table_forget(StringInfo buffer, uint64 table_id);
+
 /* Reader. */
 typedef struct WriteSetReader
 {
@@ -65,11 +72,16 @@ typedef struct WriteSetReader
 	uint32		changes_read;
 } WriteSetReader;
 
-extern void writeset_read_begin(WriteSetReader *reader, char *payload, Size length);
+extern void writeset_read_begin(WriteSetReader *reader, const char *payload, Size length);	/* copies the payload */
 /* False at the end (then all bytes were used, else it raises). */
 extern bool writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, uint64 *table_id);
 /* Into a virtual slot of the relation's row type: raises ERRCODE_DATATYPE_MISMATCH if the shape differs. */
 extern void writeset_read_row(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
 extern void writeset_read_key(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
+
+/* Fields of control operations; the text is palloc'd. */
+extern uint32 writeset_read_u32(WriteSetReader *reader);
+extern uint64 writeset_read_u64(WriteSetReader *reader);
+extern char *writeset_read_text(WriteSetReader *reader);
 
 #endif							/* QUORUM_WRITESET_H */

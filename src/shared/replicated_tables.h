@@ -1,0 +1,44 @@
+/*
+ * replicated_tables.h
+ *	  Which tables are replicated: a cache of quorum.replicated_table in each process, and the changes of that table.
+ *
+ * Process: any with a database connection, inside a transaction.
+ */
+#ifndef QUORUM_REPLICATED_TABLES_H
+#define QUORUM_REPLICATED_TABLES_H
+
+#include "postgres.h"
+
+#define REPLICATED_TABLE_COPYING 'c'
+#define REPLICATED_TABLE_ACTIVE 'a'
+
+typedef struct ReplicatedTable
+{
+	uint64		table_id;
+	Oid			relid;
+	char		state;
+	uint32		origin_node;
+} ReplicatedTable;
+
+/*
+ * NULL if there is none.  The result is valid until the next call into this file or the next point where invalidations are
+ * taken: copy what is to be kept.
+ */
+extern const ReplicatedTable *replicated_table_by_relid(Oid relid);
+extern const ReplicatedTable *replicated_table_by_id(uint64 table_id);
+
+/*
+ * The changes, as the bootstrap superuser, within the caller's transaction; every process notices at its commit.
+ * note_copying: the table exists here and its rows are being copied.
+ * activate_locally: both triggers, state active; the index is 0 if it is not known yet.
+ * forget_locally: drops the triggers and the row; the table stays.
+ */
+extern void replicated_table_note_copying(Oid relid, uint64 table_id, uint32 origin_node);
+extern void replicated_table_activate_locally(Oid relid, uint64 table_id, int64 row_count);
+extern void replicated_table_set_activated_index(uint64 table_id, uint64 log_index);
+extern void replicated_table_forget_locally(uint64 table_id);
+
+/* After changing quorum.replicated_table by other means. */
+extern void replicated_tables_invalidate(void);
+
+#endif							/* QUORUM_REPLICATED_TABLES_H */
