@@ -130,6 +130,139 @@ CREATE FUNCTION quorum.table_shape(relation regclass) RETURNS text
 COMMENT ON FUNCTION quorum.table_shape(regclass) IS 'columns and keys of a table as a text that is equal on nodes where they are equal';
 
 /*
+ * The statements that make the table on another node: columns, keys, constraints, indexes, owned sequences, triggers, policies, comments;
+ * owner and privileges as far as the roles exist there.  All names are qualified, because only pg_catalog is searched.
+ * Physical matters (tablespace, storage, statistics targets) are left to each node.  Not pg_dump: that would need a role which
+ * can read the table, and would not see what the current transaction has done.
+ */
+CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
+	LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+	AS $$
+	WITH this AS (
+		SELECT c.oid, n.nspname, format('%I.%I', n.nspname, c.relname) AS name, c.relowner, c.relacl,
+			   c.relrowsecurity, c.relforcerowsecurity, am.amname,
+			   coalesce(' WITH (' || array_to_string(c.reloptions, ', ') || ')', '') AS options
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am am ON am.oid = c.relam
+		WHERE c.oid = relation
+	), owned_sequence AS (
+		SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relacl, s.seqtypid, a.attname, a.attnum, a.attidentity,
+			   format('START WITH %s INCREMENT BY %s MINVALUE %s MAXVALUE %s CACHE %s %s', s.seqstart, s.seqincrement,
+					  s.seqmin, s.seqmax, s.seqcache, CASE WHEN s.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END) AS options
+		FROM pg_depend d
+			 JOIN pg_sequence s ON s.seqrelid = d.objid
+			 JOIN pg_class c ON c.oid = d.objid
+			 JOIN pg_namespace n ON n.oid = c.relnamespace
+			 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+		WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+		  AND d.refobjid = relation AND d.deptype IN ('a', 'i')
+	), column_line AS (
+		SELECT a.attnum,
+			   format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+			   || CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
+					   THEN (SELECT format(' COLLATE %I.%I', n.nspname, c.collname)
+							 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+							 WHERE c.oid = a.attcollation)
+					   ELSE '' END
+			   || CASE WHEN a.attgenerated = 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', pg_get_expr(d.adbin, d.adrelid))
+					   WHEN d.adbin IS NOT NULL THEN ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid)
+					   WHEN a.attidentity <> ''
+					   THEN format(' GENERATED %s AS IDENTITY (SEQUENCE NAME %s %s)',
+								   CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, s.name, s.options)
+					   ELSE '' END
+			   || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END AS line
+		FROM pg_attribute a
+			 JOIN pg_type t ON t.oid = a.atttypid
+			 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+			 LEFT JOIN owned_sequence s ON s.attnum = a.attnum AND a.attidentity <> ''
+		WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+	), policy AS (
+		SELECT p.*, (SELECT string_agg(CASE WHEN r.oid = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.oid)) END, ', ')
+					 FROM unnest(p.polroles) AS r(oid)) AS roles
+		FROM pg_policy p
+		WHERE p.polrelid = relation
+	), given AS (
+		SELECT 'TABLE ' || name AS object, '' AS columns, x.*
+		FROM this, aclexplode(relacl) AS x
+		UNION ALL
+		SELECT 'SEQUENCE ' || name, '', x.*
+		FROM owned_sequence, aclexplode(relacl) AS x
+		UNION ALL
+		SELECT 'TABLE ' || this.name, format(' (%I)', a.attname), x.*
+		FROM this, pg_attribute a, aclexplode(a.attacl) AS x
+		WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+	), role_line AS (
+		SELECT 1 AS part, pg_get_userbyid(relowner) AS role, format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(relowner)) AS line
+		FROM this
+		UNION ALL
+		SELECT 2, CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) END,
+			   format('GRANT %s%s ON %s TO %s%s', g.privilege_type, g.columns, g.object,
+					  CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
+					  CASE WHEN g.is_grantable AND g.grantee <> 0 THEN ' WITH GRANT OPTION' ELSE '' END)
+		FROM given g, this
+		WHERE g.grantee <> this.relowner
+	), statement(part, place, line) AS (
+		SELECT 0, 0, 'SET LOCAL search_path = pg_catalog, pg_temp'
+		UNION ALL
+		SELECT 1, 0, format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM this
+		UNION ALL
+		SELECT 2, attnum, format('CREATE SEQUENCE %s AS %s %s', name, format_type(seqtypid, NULL), options)
+		FROM owned_sequence
+		WHERE attidentity = ''
+		UNION ALL
+		SELECT 3, 0, format(E'CREATE TABLE %s (\n\t%s\n) USING %I%s', this.name,
+							(SELECT string_agg(line, E',\n\t' ORDER BY attnum) FROM column_line), this.amname, this.options)
+		FROM this
+		UNION ALL
+		SELECT 4, attnum, format('ALTER SEQUENCE %s OWNED BY %s.%I', owned_sequence.name, this.name, attname)
+		FROM owned_sequence, this
+		WHERE attidentity = ''
+		UNION ALL
+		SELECT CASE contype WHEN 'p' THEN 5 WHEN 'u' THEN 6 WHEN 'c' THEN 7 ELSE 9 END, 0,
+			   format('ALTER TABLE ONLY %s ADD CONSTRAINT %I %s', this.name, conname, pg_get_constraintdef(c.oid))
+		FROM pg_constraint c, this
+		WHERE c.conrelid = relation AND c.contype IN ('p', 'u', 'c', 'f')
+		UNION ALL
+		SELECT 8, 0, pg_get_indexdef(i.indexrelid)
+		FROM pg_index i
+		WHERE i.indrelid = relation
+		  AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u'))
+		UNION ALL
+		SELECT 10, 0, pg_get_triggerdef(t.oid)
+			   || CASE WHEN t.tgenabled = 'D' THEN format(E';\nALTER TABLE %s DISABLE TRIGGER %I', this.name, t.tgname) ELSE '' END
+		FROM pg_trigger t, this
+		WHERE t.tgrelid = relation AND NOT t.tgisinternal
+		UNION ALL
+		SELECT 11, 0, format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', name) FROM this WHERE relrowsecurity
+		UNION ALL
+		SELECT 11, 0, format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', name) FROM this WHERE relforcerowsecurity
+		UNION ALL
+		SELECT 12, 0, format('CREATE POLICY %I ON %s AS %s FOR %s TO %s%s%s', p.polname, this.name,
+							 CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+							 CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+							 p.roles,
+							 coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', ''),
+							 coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''))
+		FROM policy p, this
+		UNION ALL
+		SELECT 13, 0, format('COMMENT ON TABLE %s IS %L', name, obj_description(relation, 'pg_class'))
+		FROM this
+		WHERE obj_description(relation, 'pg_class') IS NOT NULL
+		UNION ALL
+		SELECT 13, a.attnum, format('COMMENT ON COLUMN %s.%I IS %L', this.name, a.attname, col_description(relation, a.attnum))
+		FROM pg_attribute a, this
+		WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND col_description(relation, a.attnum) IS NOT NULL
+		UNION ALL
+		SELECT 14, 0, format('DO %L', E'BEGIN\n' || string_agg(
+						CASE WHEN role IS NULL THEN line
+							 ELSE format('IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %L) THEN %s; END IF', role, line) END
+						|| E';\n', '' ORDER BY part, line) || 'END')
+		FROM role_line
+	)
+	SELECT string_agg(line || ';', E'\n' ORDER BY part, place, line COLLATE "C") FROM statement
+	$$;
+COMMENT ON FUNCTION quorum.table_definition(regclass) IS 'the statements that make a table of the same definition on another node';
+
+/*
  * Security definer: it tries the definition out and rolls it back, as the apply worker, a superuser, would run it.  Whoever
  * is trusted to send consensus messages may have any definition run, so this gives quorum_peer nothing that it did not have.
  */
@@ -306,7 +439,7 @@ GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.no
 GRANT SELECT ON quorum.log, quorum.position, quorum.replicated_table TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text),
 	quorum.request_membership(text, text, text), quorum.replicate(regclass), quorum.unreplicate(regclass),
-	quorum.log_entries(bigint, bigint), quorum.table_shape(regclass), quorum.instance_id()
+	quorum.log_entries(bigint, bigint), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text) TO quorum_peer;

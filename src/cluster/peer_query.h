@@ -1,0 +1,43 @@
+/*
+ * peer_query.h
+ *	  One query on another server, asked by a client backend over libpq.
+ *
+ * Everything that a call returns is palloc'd in the caller's memory context.  A connection belongs to the memory context that was
+ * current in peer_connect(): it is closed by peer_close(), or when that context is reset, so an error leaks none.
+ */
+#ifndef QUORUM_PEER_QUERY_H
+#define QUORUM_PEER_QUERY_H
+
+#include "postgres.h"
+
+#define PEER_CONNECT_TIMEOUT_MS 10000
+#define PEER_QUERY_TIMEOUT_MS 60000
+
+typedef struct PeerConnection PeerConnection;
+
+typedef struct PeerResult
+{
+	int			row_count;
+	int			column_count;
+	char	 ***rows;			/* [row][column], text form; NULL for an SQL NULL */
+} PeerResult;
+
+/*
+ * `user` takes the place of the one in the conninfo, unless it is NULL.  `target` says in messages whom we talk to ("node \"n2\"").  If no connection comes
+ * about: ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION (08001), or, when why_not is given, NULL with the reason in *why_not.
+ * Interruptible.
+ */
+extern PeerConnection *peer_connect(const char *conninfo, const char *user, const char *target, char **why_not);
+
+/*
+ * Parameters are texts, NULL for an SQL NULL.  An error of the other server is raised here with its SQLSTATE, message, detail and hint;
+ * a lost connection with 08006, no answer in time with 08006 too.  Interruptible.
+ */
+extern PeerResult *peer_query(PeerConnection *peer, const char *sql, int parameter_count, const char *const *parameters);
+
+/* The role that the connection was made as. */
+extern const char *peer_user(PeerConnection *peer);
+
+extern void peer_close(PeerConnection *peer);
+
+#endif							/* QUORUM_PEER_QUERY_H */
