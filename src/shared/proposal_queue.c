@@ -1,6 +1,6 @@
 /*
  * proposal_queue.c
- *	  Proposals on their way from client backends to the log, and the order of commits.
+ *	  Proposals on their way from client backends to the log: slots, queue, verdicts.
  *
  * Runs in client backends, the consensus worker, the apply worker and the lock watcher.  See proposal_queue.h for the states and the
  * invariants.  Everything is under one spinlock: sections are a scan over a small dense array at most; no latch is set, nothing
@@ -11,58 +11,17 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
-#include "utils/dsa.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "config.h"
-#include "shared/proposal_queue.h"
+#include "shared/proposal_queue_internal.h"
 #include "shared/shmem.h"
 
-#define NO_SLOT (-1)
 #define PAYLOAD_AREA_BYTES ((Size) 4 * 1024 * 1024) /* in main shared memory; grows by DSM segments … */
 #define PAYLOAD_AREA_LIMIT_BYTES ((Size) 512 * 1024 * 1024)	/* … up to this */
 
-typedef struct ProposalSlot
-{
-	ProposalState state;
-	ProposalKind kind;
-	uint64		sequence;
-	uint64		log_index;
-	uint64		conflict_index;
-	dsa_pointer payload;
-	uint32		length;
-	int			pid;			/* of the backend that waits; 0: none */
-	Latch	   *latch;
-	TimestampTz queued_at;
-	bool		lost;
-	int			next;			/* in the list of queued ones (oldest first) or of free ones */
-	int			previous;
-} ProposalSlot;
-
-typedef struct ProposalQueue
-{
-	slock_t		mutex;
-	int			slot_count;
-	int			free_head;
-	int			queue_head;
-	int			queue_tail;
-	uint64		next_sequence;
-
-	/* order of commits */
-	bool		turn_initialised;
-	uint64		applied_index;
-	uint64		orphan_epoch;
-	int			orphans_outstanding;
-	int			detached_waiting;	/* CHOSEN ones that are no write set: their backend waits for applied_index */
-	bool		position_valid;
-	ItemPointerData position_tid;
-
-	ProposalSlot slots[FLEXIBLE_ARRAY_MEMBER];
-} ProposalQueue;
-
-static ProposalQueue *queue = NULL;
-static uint64 *waiting_index = NULL;	/* dense, so that the owner of the next turn is found within a few cache lines */
+ProposalQueue *proposal_queue = NULL;
+uint64	   *waiting_index = NULL;
 static void *payload_area_place = NULL;
 static dsa_area *payload_area = NULL;
 
@@ -84,14 +43,14 @@ proposal_queue_shmem_size(void)
 static void
 initialise_slots(void)
 {
-	for (int i = 0; i < queue->slot_count; i++)
+	for (int i = 0; i < proposal_queue->slot_count; i++)
 	{
-		queue->slots[i].state = PROPOSAL_FREE;
-		queue->slots[i].next = (i + 1 < queue->slot_count) ? i + 1 : NO_SLOT;
+		proposal_queue->slots[i].state = PROPOSAL_FREE;
+		proposal_queue->slots[i].next = (i + 1 < proposal_queue->slot_count) ? i + 1 : NO_SLOT;
 		waiting_index[i] = 0;
 	}
-	queue->free_head = 0;
-	queue->queue_head = queue->queue_tail = NO_SLOT;
+	proposal_queue->free_head = 0;
+	proposal_queue->queue_head = proposal_queue->queue_tail = NO_SLOT;
 }
 
 static void
@@ -111,15 +70,15 @@ proposal_queue_shmem_startup(void)
 	bool		found;
 	char	   *place = ShmemInitStruct("pg_quorum proposals", proposal_queue_shmem_size(), &found);
 
-	queue = (ProposalQueue *) place;
+	proposal_queue = (ProposalQueue *) place;
 	waiting_index = (uint64 *) (place + queue_size());
 	payload_area_place = place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64));
 	if (found)
 		return;
 	memset(place, 0, proposal_queue_shmem_size());
-	SpinLockInit(&queue->mutex);
-	queue->slot_count = quorum_queue_slots;
-	queue->next_sequence = 1;
+	SpinLockInit(&proposal_queue->mutex);
+	proposal_queue->slot_count = quorum_queue_slots;
+	proposal_queue->next_sequence = 1;
 	initialise_slots();
 	create_payload_area();
 }
@@ -142,48 +101,47 @@ attach_payload_area(void)
 static void
 list_append_queued(int slot, bool as_oldest)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 
-	item->previous = as_oldest ? NO_SLOT : queue->queue_tail;
-	item->next = as_oldest ? queue->queue_head : NO_SLOT;
+	item->previous = as_oldest ? NO_SLOT : proposal_queue->queue_tail;
+	item->next = as_oldest ? proposal_queue->queue_head : NO_SLOT;
 	if (item->previous != NO_SLOT)
-		queue->slots[item->previous].next = slot;
+		proposal_queue->slots[item->previous].next = slot;
 	else
-		queue->queue_head = slot;
+		proposal_queue->queue_head = slot;
 	if (item->next != NO_SLOT)
-		queue->slots[item->next].previous = slot;
+		proposal_queue->slots[item->next].previous = slot;
 	else
-		queue->queue_tail = slot;
+		proposal_queue->queue_tail = slot;
 }
 
 static void
 list_remove_queued(int slot)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 
 	if (item->previous != NO_SLOT)
-		queue->slots[item->previous].next = item->next;
+		proposal_queue->slots[item->previous].next = item->next;
 	else
-		queue->queue_head = item->next;
+		proposal_queue->queue_head = item->next;
 	if (item->next != NO_SLOT)
-		queue->slots[item->next].previous = item->previous;
+		proposal_queue->slots[item->next].previous = item->previous;
 	else
-		queue->queue_tail = item->previous;
+		proposal_queue->queue_tail = item->previous;
 }
 
-/* Returns the payload that the caller is to free once the mutex is released. */
-static dsa_pointer
-free_slot(int slot)
+dsa_pointer
+proposal_free_slot(int slot)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload = item->payload;
 
 	if (item->state == PROPOSAL_CHOSEN && item->kind != PROPOSAL_WRITE_SET)
-		queue->detached_waiting--;
+		proposal_queue->detached_waiting--;
 	memset(item, 0, sizeof(ProposalSlot));
 	waiting_index[slot] = 0;
-	item->next = queue->free_head;
-	queue->free_head = slot;
+	item->next = proposal_queue->free_head;
+	proposal_queue->free_head = slot;
 	return payload;
 }
 
@@ -224,16 +182,16 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 	TimestampTz now = GetCurrentTimestamp();
 	int			slot;
 
-	SpinLockAcquire(&queue->mutex);
-	slot = queue->free_head;
+	SpinLockAcquire(&proposal_queue->mutex);
+	slot = proposal_queue->free_head;
 	if (slot != NO_SLOT)
 	{
-		ProposalSlot *item = &queue->slots[slot];
+		ProposalSlot *item = &proposal_queue->slots[slot];
 
-		queue->free_head = item->next;
+		proposal_queue->free_head = item->next;
 		item->state = PROPOSAL_QUEUED;
 		item->kind = kind;
-		item->sequence = *sequence = queue->next_sequence++;
+		item->sequence = *sequence = proposal_queue->next_sequence++;
 		item->payload = copy;
 		item->length = length;
 		item->pid = MyProcPid;
@@ -241,7 +199,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 		item->queued_at = now;
 		list_append_queued(slot, false);
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 
 	if (slot == NO_SLOT)
 	{
@@ -249,7 +207,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many transactions wait for the quorum"),
-				 errdetail("quorum.max_pending_transactions is %d.", queue->slot_count),
+				 errdetail("quorum.max_pending_transactions is %d.", proposal_queue->slot_count),
 				 errhint("Retry with backoff.")));
 	}
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
@@ -260,31 +218,31 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 void
 proposal_poll(int slot, ProposalOutcome *outcome)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 
-	SpinLockAcquire(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
 	outcome->state = item->state;
 	outcome->log_index = item->log_index;
 	outcome->conflict_index = item->conflict_index;
 	outcome->lost = item->lost;
 	outcome->my_turn = item->state == PROPOSAL_CHOSEN && waiting_index[slot] != 0 &&
-		waiting_index[slot] == queue->applied_index + 1;
-	SpinLockRelease(&queue->mutex);
+		waiting_index[slot] == proposal_queue->applied_index + 1;
+	SpinLockRelease(&proposal_queue->mutex);
 }
 
 bool
 proposal_take_turn(int slot)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	bool		taken = false;
 
-	SpinLockAcquire(&queue->mutex);
-	if (item->state == PROPOSAL_CHOSEN && waiting_index[slot] == queue->applied_index + 1)
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (item->state == PROPOSAL_CHOSEN && waiting_index[slot] == proposal_queue->applied_index + 1)
 	{
 		item->state = PROPOSAL_GRANTED;
 		taken = true;
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	return taken;
 }
 
@@ -294,14 +252,14 @@ proposal_withdraw(int slot)
 	dsa_pointer payload = InvalidDsaPointer;
 	bool		withdrawn = false;
 
-	SpinLockAcquire(&queue->mutex);
-	if (queue->slots[slot].state == PROPOSAL_QUEUED)
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
 	{
 		list_remove_queued(slot);
-		payload = free_slot(slot);
+		payload = proposal_free_slot(slot);
 		withdrawn = true;
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	return withdrawn;
 }
@@ -313,22 +271,22 @@ proposal_withdraw(int slot)
 void
 proposal_abandon(int slot)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload = InvalidDsaPointer;
 	bool		wake_apply = false;
 
-	SpinLockAcquire(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
 	item->pid = 0;
 	item->latch = NULL;
 	if (item->lost)
 	{
-		queue->orphan_epoch++;
-		payload = free_slot(slot);
+		proposal_queue->orphan_epoch++;
+		payload = proposal_free_slot(slot);
 	}
 	else if (item->kind != PROPOSAL_WRITE_SET)
 	{
 		if (item->state == PROPOSAL_CHOSEN)
-			payload = free_slot(slot);
+			payload = proposal_free_slot(slot);
 		else
 			item->state = PROPOSAL_ABANDONED;
 	}
@@ -337,10 +295,10 @@ proposal_abandon(int slot)
 		wake_apply = waiting_index[slot] != 0;
 		waiting_index[slot] = 0;
 		item->state = PROPOSAL_ABANDONED;
-		queue->orphans_outstanding++;
-		queue->orphan_epoch++;
+		proposal_queue->orphans_outstanding++;
+		proposal_queue->orphan_epoch++;
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	if (wake_apply)
 		shmem_wake_apply();
@@ -351,9 +309,9 @@ proposal_release(int slot)
 {
 	dsa_pointer payload;
 
-	SpinLockAcquire(&queue->mutex);
-	payload = free_slot(slot);
-	SpinLockRelease(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
+	payload = proposal_free_slot(slot);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 }
 
@@ -363,148 +321,13 @@ proposal_finish(int slot)
 	uint64		index;
 	dsa_pointer payload;
 
-	SpinLockAcquire(&queue->mutex);
-	Assert(queue->slots[slot].state == PROPOSAL_GRANTED);
+	SpinLockAcquire(&proposal_queue->mutex);
+	Assert(proposal_queue->slots[slot].state == PROPOSAL_GRANTED);
 	index = waiting_index[slot];
-	payload = free_slot(slot);
-	SpinLockRelease(&queue->mutex);
+	payload = proposal_free_slot(slot);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	turn_pass(index);
-}
-
-/* ---- order of commits ---- */
-
-/* The latch of the backend that owns an index, or NULL.  The caller holds the mutex. */
-static Latch *
-owner_of(uint64 index)
-{
-	for (int i = 0; i < queue->slot_count; i++)
-		if (waiting_index[i] == index)
-			return queue->slots[i].latch;
-	return NULL;
-}
-
-/* The latch of a backend that waits for a detached entry to be applied, or NULL.  The caller holds the mutex. */
-static Latch *
-detached_waiter_of(uint64 index)
-{
-	for (int i = 0; queue->detached_waiting > 0 && i < queue->slot_count; i++)
-		if (queue->slots[i].log_index == index && queue->slots[i].kind != PROPOSAL_WRITE_SET)
-			return queue->slots[i].latch;
-	return NULL;
-}
-
-void
-turn_pass(uint64 index)
-{
-	Latch	   *owner;
-	Latch	   *detached;
-
-	SpinLockAcquire(&queue->mutex);
-	if (index != queue->applied_index + 1)
-	{
-		uint64		applied_index = queue->applied_index;
-
-		SpinLockRelease(&queue->mutex);
-		elog(PANIC, "turn of log index %llu passed while %llu is applied",
-			 (unsigned long long) index, (unsigned long long) applied_index);
-	}
-	queue->applied_index = index;
-	owner = owner_of(index + 1);
-	detached = detached_waiter_of(index);
-	SpinLockRelease(&queue->mutex);
-	if (detached != NULL)
-		SetLatch(detached);
-	if (owner != NULL)
-		SetLatch(owner);
-	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
-		shmem_wake_apply();
-}
-
-uint64
-turn_applied_index(void)
-{
-	uint64		index;
-
-	SpinLockAcquire(&queue->mutex);
-	index = queue->applied_index;
-	SpinLockRelease(&queue->mutex);
-	return index;
-}
-
-bool
-turn_is_owned(uint64 index)
-{
-	bool		owned;
-
-	SpinLockAcquire(&queue->mutex);
-	owned = owner_of(index) != NULL;
-	SpinLockRelease(&queue->mutex);
-	return owned;
-}
-
-void
-turn_set_applied(uint64 applied_index)
-{
-	SpinLockAcquire(&queue->mutex);
-	queue->applied_index = applied_index;
-	queue->turn_initialised = true;
-	SpinLockRelease(&queue->mutex);
-	shmem_wake_consensus();
-}
-
-bool
-turn_is_initialised(void)
-{
-	bool		initialised;
-
-	SpinLockAcquire(&queue->mutex);
-	initialised = queue->turn_initialised;
-	SpinLockRelease(&queue->mutex);
-	return initialised;
-}
-
-uint64
-orphan_epoch(void)
-{
-	uint64		epoch;
-
-	SpinLockAcquire(&queue->mutex);
-	epoch = queue->orphan_epoch;
-	SpinLockRelease(&queue->mutex);
-	return epoch;
-}
-
-bool
-orphan_epoch_is_current(uint64 noted_epoch)
-{
-	bool		current;
-
-	SpinLockAcquire(&queue->mutex);
-	current = queue->orphan_epoch == noted_epoch && queue->orphans_outstanding == 0;
-	SpinLockRelease(&queue->mutex);
-	return current;
-}
-
-bool
-position_get_tid(ItemPointer tid)
-{
-	bool		valid;
-
-	SpinLockAcquire(&queue->mutex);
-	valid = queue->position_valid;
-	*tid = queue->position_tid;
-	SpinLockRelease(&queue->mutex);
-	return valid;
-}
-
-void
-position_set_tid(const ItemPointerData *tid)
-{
-	SpinLockAcquire(&queue->mutex);
-	queue->position_tid = *tid;
-	queue->position_valid = true;
-	SpinLockRelease(&queue->mutex);
 }
 
 /* ---- consensus worker ---- */
@@ -516,28 +339,28 @@ position_set_tid(const ItemPointerData *tid)
 void
 proposal_queue_reset_owner(void)
 {
-	SpinLockAcquire(&queue->mutex);
-	for (int i = 0; i < queue->slot_count; i++)
+	SpinLockAcquire(&proposal_queue->mutex);
+	for (int i = 0; i < proposal_queue->slot_count; i++)
 	{
-		ProposalSlot *item = &queue->slots[i];
+		ProposalSlot *item = &proposal_queue->slots[i];
 
 		if (item->state == PROPOSAL_PROPOSED)
 			item->lost = true;
 		else if (item->state == PROPOSAL_ABANDONED && item->log_index == 0)
 		{
 			if (item->kind == PROPOSAL_WRITE_SET)
-				queue->orphans_outstanding--;
-			queue->orphan_epoch++;
-			(void) free_slot(i);	/* the payload was freed when it was proposed */
+				proposal_queue->orphans_outstanding--;
+			proposal_queue->orphan_epoch++;
+			(void) proposal_free_slot(i);	/* the payload was freed when it was proposed */
 		}
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 
-	for (int i = 0; i < queue->slot_count; i++)
+	for (int i = 0; i < proposal_queue->slot_count; i++)
 	{
-		Latch	   *latch = queue->slots[i].latch;
+		Latch	   *latch = proposal_queue->slots[i].latch;
 
-		if (queue->slots[i].lost && latch != NULL)
+		if (proposal_queue->slots[i].lost && latch != NULL)
 			SetLatch(latch);
 	}
 }
@@ -547,9 +370,9 @@ proposal_next_sequence(void)
 {
 	uint64		sequence;
 
-	SpinLockAcquire(&queue->mutex);
-	sequence = queue->next_sequence++;
-	SpinLockRelease(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
+	sequence = proposal_queue->next_sequence++;
+	SpinLockRelease(&proposal_queue->mutex);
 	return sequence;
 }
 
@@ -559,21 +382,21 @@ proposal_take_queued(QueuedProposal *proposal)
 	ProposalSlot *item;
 	dsa_pointer payload;
 
-	SpinLockAcquire(&queue->mutex);
-	if (queue->queue_head == NO_SLOT)
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (proposal_queue->queue_head == NO_SLOT)
 	{
-		SpinLockRelease(&queue->mutex);
+		SpinLockRelease(&proposal_queue->mutex);
 		return false;
 	}
-	proposal->slot = queue->queue_head;
-	item = &queue->slots[proposal->slot];
+	proposal->slot = proposal_queue->queue_head;
+	item = &proposal_queue->slots[proposal->slot];
 	list_remove_queued(proposal->slot);
 	item->state = PROPOSAL_PROPOSED;
 	proposal->kind = item->kind;
 	proposal->sequence = item->sequence;
 	proposal->length = item->length;
 	payload = item->payload;
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 
 	attach_payload_area();
 	proposal->payload = dsa_get_address(payload_area, payload);
@@ -585,20 +408,20 @@ proposal_payload_done(int slot)
 {
 	dsa_pointer payload;
 
-	SpinLockAcquire(&queue->mutex);
-	payload = queue->slots[slot].payload;
-	queue->slots[slot].payload = InvalidDsaPointer;
-	SpinLockRelease(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
+	payload = proposal_queue->slots[slot].payload;
+	proposal_queue->slots[slot].payload = InvalidDsaPointer;
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 }
 
 void
 proposal_put_back(int slot)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload = InvalidDsaPointer;
 
-	SpinLockAcquire(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
 	if (item->state == PROPOSAL_PROPOSED)
 	{
 		item->state = PROPOSAL_QUEUED;
@@ -607,11 +430,11 @@ proposal_put_back(int slot)
 	else						/* abandoned meanwhile, and never proposed */
 	{
 		if (item->kind == PROPOSAL_WRITE_SET)
-			queue->orphans_outstanding--;
-		queue->orphan_epoch++;
-		payload = free_slot(slot);
+			proposal_queue->orphans_outstanding--;
+		proposal_queue->orphan_epoch++;
+		payload = proposal_free_slot(slot);
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 }
 
@@ -622,16 +445,16 @@ refuse_oldest(TimestampTz now, int older_than_ms, Latch **latch)
 	int			slot;
 	bool		refused = false;
 
-	SpinLockAcquire(&queue->mutex);
-	slot = queue->queue_head;
-	if (slot != NO_SLOT && now - queue->slots[slot].queued_at >= (int64) older_than_ms * 1000)
+	SpinLockAcquire(&proposal_queue->mutex);
+	slot = proposal_queue->queue_head;
+	if (slot != NO_SLOT && now - proposal_queue->slots[slot].queued_at >= (int64) older_than_ms * 1000)
 	{
 		list_remove_queued(slot);
-		queue->slots[slot].state = PROPOSAL_REFUSED;
-		*latch = queue->slots[slot].latch;
+		proposal_queue->slots[slot].state = PROPOSAL_REFUSED;
+		*latch = proposal_queue->slots[slot].latch;
 		refused = true;
 	}
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	return refused;
 }
 
@@ -648,9 +471,9 @@ proposal_refuse_queued(int older_than_ms)
 static int
 slot_of_sequence(uint64 sequence)
 {
-	for (int i = 0; i < queue->slot_count; i++)
+	for (int i = 0; i < proposal_queue->slot_count; i++)
 	{
-		ProposalSlot *item = &queue->slots[i];
+		ProposalSlot *item = &proposal_queue->slots[i];
 
 		if (item->sequence == sequence && item->log_index == 0 && !item->lost &&
 			(item->state == PROPOSAL_PROPOSED || item->state == PROPOSAL_ABANDONED))
@@ -663,7 +486,7 @@ slot_of_sequence(uint64 sequence)
 static void
 tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 
 	item->log_index = index;
 	item->conflict_index = conflict_index;
@@ -671,14 +494,14 @@ tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
 	if (apply && item->kind == PROPOSAL_WRITE_SET)
 		waiting_index[slot] = index;
 	else if (apply)
-		queue->detached_waiting++;
+		proposal_queue->detached_waiting++;
 }
 
 /* An abandoned one: the apply worker performs it, or nothing is to be done.  The caller holds the mutex. */
 static dsa_pointer
 settle_abandoned(int slot, uint64 index, bool apply)
 {
-	ProposalSlot *item = &queue->slots[slot];
+	ProposalSlot *item = &proposal_queue->slots[slot];
 
 	if (item->kind == PROPOSAL_WRITE_SET)
 	{
@@ -687,10 +510,10 @@ settle_abandoned(int slot, uint64 index, bool apply)
 			item->log_index = index;
 			return InvalidDsaPointer;
 		}
-		queue->orphans_outstanding--;
-		queue->orphan_epoch++;
+		proposal_queue->orphans_outstanding--;
+		proposal_queue->orphan_epoch++;
 	}
-	return free_slot(slot);
+	return proposal_free_slot(slot);
 }
 
 void
@@ -700,64 +523,21 @@ proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_inde
 	dsa_pointer payload = InvalidDsaPointer;
 	int			slot;
 
-	SpinLockAcquire(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
 	slot = slot_of_sequence(sequence);
-	if (slot != NO_SLOT && queue->slots[slot].state == PROPOSAL_PROPOSED)
+	if (slot != NO_SLOT && proposal_queue->slots[slot].state == PROPOSAL_PROPOSED)
 	{
 		tell_backend(slot, index, apply, conflict_index);
 		/* one that must wait for its turn is woken by whoever passes the turn on */
-		if (waiting_index[slot] == 0 || waiting_index[slot] == queue->applied_index + 1)
-			latch = queue->slots[slot].latch;
+		if (waiting_index[slot] == 0 || waiting_index[slot] == proposal_queue->applied_index + 1)
+			latch = proposal_queue->slots[slot].latch;
 	}
 	else if (slot != NO_SLOT)
 		payload = settle_abandoned(slot, index, apply);
-	SpinLockRelease(&queue->mutex);
+	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	if (latch != NULL)
 		SetLatch(latch);
-}
-
-void
-publish_chosen_index(uint64 index)
-{
-	uint64		applied_index;
-
-	if (index <= pg_atomic_read_u64(&QuorumShmem->chosen_index))
-		return;
-	pg_atomic_write_u64(&QuorumShmem->chosen_index, index);
-	pg_memory_barrier();
-	applied_index = turn_applied_index();
-	if (applied_index < index && !turn_is_owned(applied_index + 1))
-		shmem_wake_apply();
-}
-
-/* ---- apply worker ---- */
-
-void
-orphan_applied(uint64 index)
-{
-	SpinLockAcquire(&queue->mutex);
-	queue->orphan_epoch++;
-	for (int i = 0; i < queue->slot_count; i++)
-	{
-		ProposalSlot *item = &queue->slots[i];
-
-		if (item->state == PROPOSAL_ABANDONED && item->log_index == index)
-		{
-			queue->orphans_outstanding--;
-			(void) free_slot(i);	/* the payload was freed when it was proposed */
-			break;
-		}
-	}
-	SpinLockRelease(&queue->mutex);
-}
-
-void
-foreign_applied(void)
-{
-	SpinLockAcquire(&queue->mutex);
-	queue->orphan_epoch++;
-	SpinLockRelease(&queue->mutex);
 }
 
 /* ---- lock watcher ---- */
@@ -767,10 +547,10 @@ proposal_pid_is_in_flight(int pid)
 {
 	bool		in_flight = false;
 
-	SpinLockAcquire(&queue->mutex);
-	for (int i = 0; i < queue->slot_count && !in_flight; i++)
-		in_flight = queue->slots[i].pid == pid && queue->slots[i].state != PROPOSAL_QUEUED &&
-			queue->slots[i].state != PROPOSAL_FREE;
-	SpinLockRelease(&queue->mutex);
+	SpinLockAcquire(&proposal_queue->mutex);
+	for (int i = 0; i < proposal_queue->slot_count && !in_flight; i++)
+		in_flight = proposal_queue->slots[i].pid == pid && proposal_queue->slots[i].state != PROPOSAL_QUEUED &&
+			proposal_queue->slots[i].state != PROPOSAL_FREE;
+	SpinLockRelease(&proposal_queue->mutex);
 	return in_flight;
 }

@@ -1,0 +1,187 @@
+/*
+ * turn.c
+ *	  The order of commits: whose turn it is, the applied index, orphans, the place of the position row.
+ *
+ * Runs in client backends, the consensus worker and the apply worker.  See proposal_queue.h for the invariants.  Everything is under
+ * the proposal queue's spinlock; latches are set after it is released.
+ */
+#include "postgres.h"
+
+#include "shared/proposal_queue_internal.h"
+#include "shared/shmem.h"
+
+/* The latch of the backend that owns an index, or NULL.  The caller holds the mutex. */
+static Latch *
+owner_of(uint64 index)
+{
+	for (int i = 0; i < proposal_queue->slot_count; i++)
+		if (waiting_index[i] == index)
+			return proposal_queue->slots[i].latch;
+	return NULL;
+}
+
+/* The latch of a backend that waits for a detached entry to be applied, or NULL.  The caller holds the mutex. */
+static Latch *
+detached_waiter_of(uint64 index)
+{
+	for (int i = 0; proposal_queue->detached_waiting > 0 && i < proposal_queue->slot_count; i++)
+		if (proposal_queue->slots[i].log_index == index && proposal_queue->slots[i].kind != PROPOSAL_WRITE_SET)
+			return proposal_queue->slots[i].latch;
+	return NULL;
+}
+
+void
+turn_pass(uint64 index)
+{
+	Latch	   *owner;
+	Latch	   *detached;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (index != proposal_queue->applied_index + 1)
+	{
+		uint64		applied_index = proposal_queue->applied_index;
+
+		SpinLockRelease(&proposal_queue->mutex);
+		elog(PANIC, "turn of log index %llu passed while %llu is applied",
+			 (unsigned long long) index, (unsigned long long) applied_index);
+	}
+	proposal_queue->applied_index = index;
+	owner = owner_of(index + 1);
+	detached = detached_waiter_of(index);
+	SpinLockRelease(&proposal_queue->mutex);
+	if (detached != NULL)
+		SetLatch(detached);
+	if (owner != NULL)
+		SetLatch(owner);
+	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
+		shmem_wake_apply();
+}
+
+uint64
+turn_applied_index(void)
+{
+	uint64		index;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	index = proposal_queue->applied_index;
+	SpinLockRelease(&proposal_queue->mutex);
+	return index;
+}
+
+bool
+turn_is_owned(uint64 index)
+{
+	bool		owned;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	owned = owner_of(index) != NULL;
+	SpinLockRelease(&proposal_queue->mutex);
+	return owned;
+}
+
+void
+turn_set_applied(uint64 applied_index)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->applied_index = applied_index;
+	proposal_queue->turn_initialised = true;
+	SpinLockRelease(&proposal_queue->mutex);
+	shmem_wake_consensus();
+}
+
+bool
+turn_is_initialised(void)
+{
+	bool		initialised;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	initialised = proposal_queue->turn_initialised;
+	SpinLockRelease(&proposal_queue->mutex);
+	return initialised;
+}
+
+uint64
+orphan_epoch(void)
+{
+	uint64		epoch;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	epoch = proposal_queue->orphan_epoch;
+	SpinLockRelease(&proposal_queue->mutex);
+	return epoch;
+}
+
+bool
+orphan_epoch_is_current(uint64 noted_epoch)
+{
+	bool		current;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	current = proposal_queue->orphan_epoch == noted_epoch && proposal_queue->orphans_outstanding == 0;
+	SpinLockRelease(&proposal_queue->mutex);
+	return current;
+}
+
+bool
+position_get_tid(ItemPointer tid)
+{
+	bool		valid;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	valid = proposal_queue->position_valid;
+	*tid = proposal_queue->position_tid;
+	SpinLockRelease(&proposal_queue->mutex);
+	return valid;
+}
+
+void
+position_set_tid(const ItemPointerData *tid)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->position_tid = *tid;
+	proposal_queue->position_valid = true;
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
+void
+publish_chosen_index(uint64 index)
+{
+	uint64		applied_index;
+
+	if (index <= pg_atomic_read_u64(&QuorumShmem->chosen_index))
+		return;
+	pg_atomic_write_u64(&QuorumShmem->chosen_index, index);
+	pg_memory_barrier();
+	applied_index = turn_applied_index();
+	if (applied_index < index && !turn_is_owned(applied_index + 1))
+		shmem_wake_apply();
+}
+
+/* ---- apply worker ---- */
+
+void
+orphan_applied(uint64 index)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->orphan_epoch++;
+	for (int i = 0; i < proposal_queue->slot_count; i++)
+	{
+		ProposalSlot *item = &proposal_queue->slots[i];
+
+		if (item->state == PROPOSAL_ABANDONED && item->log_index == index)
+		{
+			proposal_queue->orphans_outstanding--;
+			(void) proposal_free_slot(i);	/* the payload was freed when it was proposed */
+			break;
+		}
+	}
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
+void
+foreign_applied(void)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->orphan_epoch++;
+	SpinLockRelease(&proposal_queue->mutex);
+}
