@@ -481,12 +481,17 @@ static void
 run(void)
 {
 	MemoryContext context = CurrentMemoryContext;
+	MemoryContext turn_context = AllocSetContextCreate(TopMemoryContext, "quorum consensus loop", ALLOCSET_DEFAULT_SIZES);
 
 	PG_TRY();
 	{
 		start();
+		MemoryContextSwitchTo(turn_context);
 		for (;;)
+		{
 			one_turn();
+			MemoryContextReset(turn_context);
+		}
 	}
 	PG_CATCH();
 	{
