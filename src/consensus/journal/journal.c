@@ -305,6 +305,7 @@ journal_recovery_begin(JournalRecovery *recovery, JournalCrcFunction crc, Journa
 	recovery->crc = crc;
 	recovery->callback = callback;
 	recovery->context = context;
+	recovery->least_segment_bytes = JOURNAL_SEGMENT_BYTES;
 	recovery->format.crc = crc;
 	recovery->first_needed_segment = 1;
 }
@@ -327,7 +328,7 @@ check_segment_header(JournalRecovery *recovery, uint64_t segment_number, const u
 
 	if (recovery->last_segment != 0 && segment_number != recovery->last_segment + 1)
 		return refuse(recovery, recovery->last_segment + 1, 0, "the segment is missing, but a later one is there");
-	if (segment_bytes < JOURNAL_SEGMENT_BYTES || segment_bytes % JOURNAL_HEADER_BYTES != 0 || segment_bytes > UINT32_MAX)
+	if (segment_bytes < recovery->least_segment_bytes || segment_bytes % JOURNAL_HEADER_BYTES != 0 || segment_bytes > UINT32_MAX)
 		return refuse(recovery, segment_number, 0, "the file has a length that no segment has");
 
 	why = journal_decode_segment_header(recovery->crc, segment, segment_number, &identity);

@@ -101,6 +101,7 @@ typedef struct JournalRecovery
 	JournalCrcFunction crc;
 	JournalEntryCallback callback;
 	void	   *context;
+	size_t		least_segment_bytes;	/* JOURNAL_SEGMENT_BYTES; a test makes do with less */
 
 	/* found so far */
 	JournalFormat format;		/* identity of the first segment; all others must have the same */
@@ -124,7 +125,7 @@ extern void journal_recovery_begin(JournalRecovery *recovery, JournalCrcFunction
 
 /*
  * Takes the whole of one segment; segments are given in ascending order of their numbers, all that exist.  False: refused, see
- * failed_at and failed_why.  segment_bytes is at least JOURNAL_SEGMENT_BYTES, or the segment is refused.
+ * failed_at and failed_why.
  */
 extern bool journal_recovery_segment(JournalRecovery *recovery, uint64_t segment_number, const uint8_t *segment,
 									 size_t segment_bytes);
