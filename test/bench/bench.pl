@@ -207,7 +207,7 @@ my (%script, @tables);
 
 BEGIN
 {
-	@tables = qw(bench_row bench_insert bench_branch bench_teller bench_account bench_history);
+	@tables = qw(bench_row bench_insert bench_branch bench_teller bench_account bench_history bench_failover);
 	%script = (
 		update => q{
 \set id random(1, 10000)
@@ -248,7 +248,8 @@ sub load_tables
 		"INSERT INTO bench_teller SELECT i, (i - 1) / 10 + 1, 0, '' FROM generate_series(1, 10 * $branches) AS i",
 		'CREATE TABLE bench_account (aid int PRIMARY KEY, bid int NOT NULL, abalance int NOT NULL, filler char(84)) WITH (fillfactor = 90)',
 		"INSERT INTO bench_account SELECT i, (i - 1) / $accounts_per_branch + 1, 0, '' FROM generate_series(1, $accounts) AS i",
-		'CREATE TABLE bench_history (hid bigserial PRIMARY KEY, tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))');
+		'CREATE TABLE bench_history (hid bigserial PRIMARY KEY, tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))',
+		'CREATE TABLE bench_failover (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), value int)');
 	if ($system eq 'quorum')
 	{
 		sql($target, "SELECT quorum.replicate('$_')") foreach @tables;
@@ -524,7 +525,7 @@ sub first_success
 		{
 			if (!$client->{waiting})
 			{
-				ask($client, "INSERT INTO bench_insert (value) VALUES (1) RETURNING 'acknowledged';");
+				ask($client, "INSERT INTO bench_failover (value) VALUES (1) RETURNING 'acknowledged';");
 			}
 			my $rows = answer($client, 0.0025);
 			return time() - $killed if defined $rows && $rows =~ /acknowledged/;

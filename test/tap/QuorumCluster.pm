@@ -104,13 +104,24 @@ sub processes
 sub worker_pid
 {
 	my ($self, $worker) = @_;
-	foreach my $pid ($self->processes)
-	{
-		open(my $file, '<', "/proc/$pid/cmdline") or next;
-		my $title = <$file>;
-		return $pid if defined $title && $title =~ /: quorum \Q$worker\E\b/;
-	}
-	return;
+	return $self->process_pid(qr/: quorum \Q$worker\E\b/);
+}
+
+# $node->process_pid(qr/checkpointer/): the first of its processes with such a title; undef if there is none.
+sub process_pid
+{
+	my ($self, $pattern) = @_;
+	my ($pid) = grep { process_title($_) =~ $pattern } $self->processes;
+	return $pid;
+}
+
+sub process_title
+{
+	my ($pid) = @_;
+	open(my $file, '<', "/proc/$pid/cmdline") or return '';
+	my $title = <$file> // '';
+	$title =~ s/[\s\0]+\z//;
+	return $title;
 }
 
 # $node->start(fail_ok => 1): like the parent's, in the node's namespace, and after a crash too.
@@ -572,6 +583,8 @@ sub heal
 	$self->_apply_cuts($_) foreach $self->nodes;
 	return;
 }
+
+sub has_cuts { my ($self) = @_; return scalar(%{ $self->{cuts} }) ? 1 : 0; }
 
 sub _apply_cuts
 {

@@ -1,0 +1,149 @@
+
+=head1 NAME
+
+FaultRounds - round after round of a fault that is drawn by lot, under load
+
+=head1 SYNOPSIS
+
+  my $rounds = FaultRounds->new($cluster, $load, kinds => [ FaultRounds::kills() ], seed => 42);
+  $rounds->run(12);
+  $rounds->report;
+
+=head1 DESCRIPTION
+
+Each round breaks one node, the leader every other time or so, waits until a write that was begun afterwards is acknowledged, and
+puts right what only a hand can put right: a killed server is started, a link healed, a stopped process continued.  The next round
+begins after a pause drawn by lot, in half of the cases without waiting until the broken node has caught up.
+
+The seed of the lots is printed; SEED=n gives the same faults again, though not the same timing.
+
+=cut
+
+package FaultRounds;
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my %break = (
+	'kill -9 of all processes' => sub { my ($self, $node) = @_; $node->kill9(all => 1); },
+	'kill -9 of the postmaster' => sub { my ($self, $node) = @_; $node->kill9; },
+	'kill -9 of one process' => sub {
+		my ($self, $node) = @_;
+		my ($postmaster, @children) = $node->processes;
+		my $pid = $children[ $self->lot(scalar @children) ];
+		$self->{detail} = QuorumNode::process_title($pid);
+		kill('KILL', $pid);
+	},
+	'immediate stop' => sub { my ($self, $node) = @_; $node->stop('immediate'); },
+	'standstill' => sub { my ($self, $node) = @_; $self->{asleep_since} = time(); $node->sigstop; },
+	'cut both ways' => sub { my ($self, $node) = @_; $self->{cluster}->isolate($node); },
+	'cut: sends, does not hear' => sub {
+		my ($self, $node) = @_;
+		$self->{cluster}->cut_one_way($_, $node) foreach grep { $_ != $node } $self->{cluster}->nodes;
+	},
+	'cut: hears, does not send' => sub {
+		my ($self, $node) = @_;
+		$self->{cluster}->cut_one_way($node, $_) foreach grep { $_ != $node } $self->{cluster}->nodes;
+	},
+	'cut from one other' => sub {
+		my ($self, $node) = @_;
+		my @others = grep { $_ != $node } $self->{cluster}->nodes;
+		$self->{cluster}->cut($node, $others[ $self->lot(scalar @others) ]);
+	},);
+
+sub kills { return ('kill -9 of all processes', 'kill -9 of the postmaster', 'kill -9 of one process'); }
+sub standstills { return ('standstill', 'immediate stop'); }
+
+sub cuts
+{
+	return ('cut both ways', 'cut: sends, does not hear', 'cut: hears, does not send', 'cut from one other');
+}
+
+# FaultRounds->new($cluster, $load, kinds => [...], seed => n)
+sub new
+{
+	my ($class, $cluster, $load, %options) = @_;
+	my $seed = $ENV{SEED} || $options{seed} || int(rand(2**31));
+	diag("seed of the faults: $seed");
+	my $random_state = $seed % 2147483647 || 1;
+	return bless { cluster => $cluster, load => $load, kinds => $options{kinds}, random_state => $random_state, seconds => {} }, $class;
+}
+
+# A number below `limit`; of this object's own generator, as other modules use Perl's.
+sub lot
+{
+	my ($self, $limit) = @_;
+	$self->{random_state} = $self->{random_state} * 48271 % 2147483647;
+	return $self->{random_state} % $limit;
+}
+
+sub run
+{
+	my ($self, $count) = @_;
+	foreach my $number (1 .. $count)
+	{
+		$self->_one_round($number);
+		$self->{done}++;
+	}
+	return;
+}
+
+sub _one_round
+{
+	my ($self, $number) = @_;
+	my $cluster = $self->{cluster};
+	my $leader = $cluster->wait_for_leader;
+	my @others = grep { $_ != $leader } $cluster->nodes;
+	my $victim = $self->lot(2) ? $leader : $others[ $self->lot(scalar @others) ];
+	my $kind = $self->{kinds}[ $self->lot(scalar @{ $self->{kinds} }) ];
+	my $role = $victim == $leader ? 'leader' : 'follower';
+
+	$self->{detail} = '';
+	my $broken_at = time();
+	$break{$kind}->($self, $victim);
+	my $seconds = $self->{load}->wait_for_write($broken_at);
+	push @{ $self->{seconds}{$role}{$kind} }, $seconds;
+	note(sprintf('round %d: %s, %s %s%s: a write after %.2f s',
+		$number, $victim->name, $role, $kind, $self->{detail} ? " ($self->{detail})" : '', $seconds));
+
+	usleep(1000 * $self->lot(400));
+	$self->_repair($victim);
+	usleep(1000 * $self->lot(300));
+	$cluster->wait_applied if $self->lot(2);
+	return;
+}
+
+sub _repair
+{
+	my ($self, $node) = @_;
+	$self->{cluster}->heal if $self->{cluster}->has_cuts;
+	if ($node->{stopped_by_signal})
+	{
+		$node->sigcont;
+		$self->{load}->note_asleep($node, $self->{asleep_since}, time() + 0.5);
+	}
+	$node->start unless $node->is_running;
+	QuorumCluster::wait_until($node->name . ' to answer again', sub { defined $node->status('role') });
+	return;
+}
+
+# The time from each kind of fault to the next acknowledged write.
+sub report
+{
+	my ($self) = @_;
+	foreach my $role (sort keys %{ $self->{seconds} })
+	{
+		foreach my $kind (sort keys %{ $self->{seconds}{$role} })
+		{
+			my @seconds = sort { $a <=> $b } @{ $self->{seconds}{$role}{$kind} };
+			diag(sprintf('%s of the %s, %d times: next write after %.2f s (median), %.2f s (longest)',
+				$kind, $role, scalar(@seconds), $seconds[ $#seconds / 2 ], $seconds[-1]));
+		}
+	}
+	return;
+}
+
+1;
