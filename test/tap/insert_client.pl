@@ -72,9 +72,8 @@ for (my $sequence = 1; !-e $stop_path; $sequence++)
 	next if $fate eq 'A';
 
 	# Somewhere else, and not at once: an election takes its time.
-	disconnect() unless $complete;
-	$target = ($target + 1) % @targets;
 	disconnect();
+	$target = ($target + 1) % @targets;
 	usleep(20_000);
 }
 disconnect();
