@@ -1,0 +1,347 @@
+/*
+ * liveness.c
+ *	  After healing: the cluster must come back by itself, and stay calm when one node has trouble.
+ *
+ * Invariants, by the names that a failing run prints
+ *	1. leader_appears: within a bounded time some member leads and is ready.
+ *	2. proposals_get_through: a new proposal of each live member is acknowledged, and none of the old ones hangs.
+ *	3. members_agree: all members have delivered everything that is chosen; so nothing acknowledged is missing anywhere.
+ *	4. reads_get_through: each member gets a read index.
+ *	5. leader_stays: one follower that hears nothing, is not heard, sleeps, or comes back from a partition neither
+ *	   deposes the leader nor makes its ballot rise; nor does anything when nothing is wrong.
+ *	6. leader_is_replaced: a leader that hears nothing or is not heard is replaced, stops calling itself leader, and the
+ *	   new one stays.
+ */
+#include "sim.h"
+
+#define PATIENCE_TIMEOUTS 60	/* in election timeouts */
+
+static SimTime
+timeouts(const Sim *sim, uint32_t count)
+{
+	return SIM_MS(sim->plan.election_timeout_ms) * count;
+}
+
+static SimTime
+at_most(SimTime duration, SimTime limit)
+{
+	return duration < limit ? duration : limit;
+}
+
+/* Ends all faults: what is down starts, what sleeps wakes, the network is as a LAN is. */
+void
+sim_heal(Sim *sim)
+{
+	SimTime		calm = timeouts(sim, 1) / 10;
+
+	sim_trace(sim, "heal", 0, sim->chosen_prefix, sim->acknowledged, 0);
+	sim->faulty = false;
+	sim_network_heal(sim);
+	sim->plan.delay_min = at_most(sim->plan.delay_min, calm);
+	sim->plan.delay_spread = at_most(sim->plan.delay_spread, calm);
+	sim->plan.disk_delay_min = at_most(sim->plan.disk_delay_min, calm);
+	sim->plan.disk_delay_spread = at_most(sim->plan.disk_delay_spread, calm);
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		SimNode    *node = &sim->nodes[id];
+
+		if (node->exists && !node->alive)
+			sim_node_start(sim, node);
+		node->paused_until = 0;
+		node->slow_disk_until = 0;
+		if (!node->alive)
+			continue;
+		sim_node_wake_at(sim, node, sim->now);
+		for (uint32_t peer = 1; peer <= SIM_MAX_NODES; peer++)
+			if (peer != id && sim->nodes[peer].exists)
+				sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_LINK, .number = peer, .link_up = true});
+	}
+}
+
+/* The member that leads and is ready in the highest ballot; 0 if there is none. */
+static uint32_t
+ready_leader(Sim *sim, PaxosStatus *leader_status)
+{
+	uint32_t	leader = 0;
+
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		PaxosStatus status;
+
+		if (!sim->nodes[id].alive || !sim_node_is_member(sim, id) || sim->now < sim->nodes[id].paused_until)
+			continue;
+		sim_node_status(sim, &sim->nodes[id], &status);
+		if (status.role != PAXOS_LEADER || !status.leader_is_ready)
+			continue;
+		if (leader == 0 || paxos_ballot_compare(status.ballot, leader_status->ballot) > 0)
+		{
+			*leader_status = status;
+			leader = id;
+		}
+	}
+	return leader;
+}
+
+static uint32_t
+await_leader(Sim *sim, uint32_t other_than, uint32_t patience)
+{
+	SimTime		limit = sim->now + timeouts(sim, patience);
+	PaxosStatus status;
+
+	while (sim->now < limit)
+	{
+		uint32_t	leader = ready_leader(sim, &status);
+
+		if (leader != 0 && leader != other_than)
+			return leader;
+		sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+	}
+	sim_fail(sim, other_than == 0 ? "leader_appears" : "leader_is_replaced", "no ready leader within %u election timeouts",
+			 patience);
+}
+
+/* Has this member nothing left to do? */
+static bool
+is_settled(Sim *sim, SimNode *node)
+{
+	PaxosStatus status;
+
+	if (!node->alive)
+		return false;
+	sim_node_status(sim, node, &status);
+	return status.outstanding_proposals == 0 && node->delivered == sim->chosen_prefix;
+}
+
+static bool
+members_settled(Sim *sim, uint32_t except)
+{
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		if (id != except && sim_node_is_member(sim, id) && !is_settled(sim, &sim->nodes[id]))
+			return false;
+	return true;
+}
+
+static void
+await_settled(Sim *sim, uint32_t except)
+{
+	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+
+	while (!members_settled(sim, except))
+	{
+		if (sim->now >= limit)
+		{
+			for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+				if (id != except && sim_node_is_member(sim, id) && !is_settled(sim, &sim->nodes[id]))
+				{
+					PaxosStatus status = {0};
+
+					if (sim->nodes[id].alive)
+						sim_node_status(sim, &sim->nodes[id], &status);
+					sim_fail(sim, "members_agree", "node %u: up %d, delivered %llu of %llu, %u proposals hang", id,
+							 sim->nodes[id].alive, (unsigned long long) sim->nodes[id].delivered,
+							 (unsigned long long) sim->chosen_prefix, status.outstanding_proposals);
+				}
+		}
+		sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+	}
+}
+
+/* One proposal of each member in turn must be acknowledged. */
+static void
+propose_everywhere(Sim *sim, uint32_t except)
+{
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		SimNode    *node = &sim->nodes[id];
+		uint64_t	before = node->acknowledged;
+		SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+
+		if (id == except || !sim_node_is_member(sim, id) || !node->alive)
+			continue;
+		sim_propose(sim, node);
+		while (node->acknowledged == before)
+		{
+			sim_check(sim, sim->now < limit, "proposals_get_through", "node, proposals acknowledged", id, before);
+			sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+			if (!sim_node_is_member(sim, id))
+				break;			/* a configuration that was under way removed it */
+		}
+	}
+}
+
+/* Each member gets a read index; a refusal may be asked again. */
+static void
+read_everywhere(Sim *sim, uint32_t except)
+{
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		SimNode    *node = &sim->nodes[id];
+		uint64_t	before = sim->reads_answered;
+		SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+
+		if (id == except || !sim_node_is_member(sim, id) || !node->alive)
+			continue;
+		while (sim->reads_answered == before && sim_node_is_member(sim, id))
+		{
+			sim_check(sim, sim->now < limit, "reads_get_through", "node, reads under way", id, node->read_count);
+			if (node->read_count == 0)
+				sim_read(sim, node);
+			sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+		}
+	}
+}
+
+void
+sim_check_liveness(Sim *sim)
+{
+	await_leader(sim, 0, PATIENCE_TIMEOUTS);
+	await_settled(sim, 0);
+	propose_everywhere(sim, 0);
+	await_settled(sim, 0);
+	read_everywhere(sim, 0);
+}
+
+/* ---- staying calm ---- */
+
+typedef enum Trouble
+{
+	TROUBLE_NONE,
+	TROUBLE_DEAF,
+	TROUBLE_MUTE,
+	TROUBLE_ISOLATED,
+	TROUBLE_ASLEEP,
+	TROUBLE_CUT_FROM_LEADER,
+	TROUBLE_CUT_FROM_FOLLOWER,
+	TROUBLE_KINDS
+} Trouble;
+
+static uint32_t
+count_voters(const Sim *sim)
+{
+	uint32_t	voters = 0;
+
+	for (uint32_t i = 0; i < sim->config.member_count; i++)
+		voters += sim->config.members[i].is_voter;
+	return voters;
+}
+
+static uint32_t
+draw_follower(Sim *sim, uint32_t leader)
+{
+	uint32_t	id;
+
+	do
+		id = sim->config.members[sim_below(sim, sim->config.member_count)].node_id;
+	while (id == leader);
+	return id;
+}
+
+static void
+make_trouble(Sim *sim, Trouble trouble, uint32_t victim, uint32_t leader, SimTime duration)
+{
+	sim_trace(sim, "trouble", victim, trouble, leader, 0);
+	switch (trouble)
+	{
+		case TROUBLE_DEAF:
+			sim_deafen(sim, victim, duration);
+			break;
+		case TROUBLE_MUTE:
+			sim_mute(sim, victim, duration);
+			break;
+		case TROUBLE_ISOLATED:
+			sim_isolate(sim, victim, duration);
+			break;
+		case TROUBLE_ASLEEP:
+			sim_node_pause(sim, &sim->nodes[victim], duration);
+			break;
+		case TROUBLE_CUT_FROM_LEADER:
+			sim_cut_both(sim, victim, leader, duration);
+			break;
+		case TROUBLE_CUT_FROM_FOLLOWER:
+			sim_cut_both(sim, victim, draw_follower(sim, leader), duration);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+leader_must_stay(Sim *sim, uint32_t leader, PaxosBallot ballot, const char *when, Trouble trouble)
+{
+	PaxosStatus status;
+
+	sim_node_status(sim, &sim->nodes[leader], &status);
+	if (status.role != PAXOS_LEADER || paxos_ballot_compare(status.ballot, ballot) != 0)
+		sim_fail(sim, "leader_stays", "%s trouble %d the leader %u of ballot %llu is in role %d with ballot %llu", when, trouble,
+				 leader, (unsigned long long) ballot.round, status.role, (unsigned long long) status.ballot.round);
+}
+
+/* A follower has trouble: nobody else may notice, neither while it lasts nor when it ends. */
+static void
+follower_in_trouble(Sim *sim, Trouble trouble)
+{
+	PaxosStatus status;
+	uint32_t	leader = ready_leader(sim, &status);
+	uint32_t	victim = trouble == TROUBLE_NONE ? 0 : draw_follower(sim, leader);
+	bool		cut = trouble != TROUBLE_NONE && trouble != TROUBLE_CUT_FROM_FOLLOWER;
+
+	make_trouble(sim, trouble, victim, leader, timeouts(sim, 12));
+	for (int i = 0; i < 4; i++)
+	{
+		sim_advance(sim, sim->now + timeouts(sim, 2));
+		leader_must_stay(sim, leader, status.ballot, "during", trouble);
+		propose_everywhere(sim, cut ? victim : 0);
+	}
+	sim_network_heal(sim);
+	sim_advance(sim, sim->now + timeouts(sim, 8));
+	leader_must_stay(sim, leader, status.ballot, "after", trouble);
+}
+
+/* The leader has trouble: another one must take over, and stay, also when the old one comes back. */
+static void
+leader_in_trouble(Sim *sim, Trouble trouble)
+{
+	PaxosStatus status;
+	PaxosStatus old_status;
+	uint32_t	old_leader = ready_leader(sim, &status);
+	uint32_t	leader;
+
+	make_trouble(sim, trouble, old_leader, old_leader, timeouts(sim, 40));
+	sim_advance(sim, sim->now + timeouts(sim, 1));
+	leader = await_leader(sim, old_leader, 20);
+	sim_advance(sim, sim->now + timeouts(sim, 3));
+	leader = await_leader(sim, old_leader, 10);
+	ready_leader(sim, &status);
+	propose_everywhere(sim, old_leader);
+	if (trouble != TROUBLE_ASLEEP)
+	{
+		sim_node_status(sim, &sim->nodes[old_leader], &old_status);
+		sim_check(sim, old_status.role != PAXOS_LEADER, "leader_is_replaced", "the old leader still calls itself leader; node, trouble",
+				  old_leader, trouble);
+	}
+	sim_advance(sim, sim->now + timeouts(sim, 4));
+	leader_must_stay(sim, leader, status.ballot, "after another leader's", trouble);
+	sim_network_heal(sim);
+	sim->nodes[old_leader].paused_until = sim->now;
+	sim_node_wake_at(sim, &sim->nodes[old_leader], sim->now);
+	sim_advance(sim, sim->now + timeouts(sim, 8));
+	leader_must_stay(sim, leader, status.ballot, "after the end of another leader's", trouble);
+}
+
+void
+sim_check_calm(Sim *sim)
+{
+	Trouble		trouble = (Trouble) sim_below(sim, TROUBLE_KINDS);
+
+	sim->forget_before = sim->now;	/* what was sent in the time of faults may not disturb the calm */
+	if (count_voters(sim) < 3)
+		trouble = TROUBLE_NONE;
+	if (trouble >= TROUBLE_DEAF && trouble <= TROUBLE_ASLEEP && sim_chance(sim, SIM_MILLION / 3))
+		leader_in_trouble(sim, trouble);
+	else
+		follower_in_trouble(sim, trouble);
+	await_leader(sim, 0, PATIENCE_TIMEOUTS);
+	propose_everywhere(sim, 0);
+	await_settled(sim, 0);
+	read_everywhere(sim, 0);
+}
