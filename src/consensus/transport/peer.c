@@ -4,7 +4,7 @@
  *
  * Runs in the consensus worker.  It must never wait: every libpq call is the non-blocking one, so that a black-holed
  * address costs nobody else anything.  (Exception, libpq's own: a host *name* is resolved synchronously; addresses are better.)  It must
- * never log a conninfo: there may be a password in it; libpq's messages hold none.
+ * never log a conninfo: there may be a password in it; libpq's messages about a well-formed one hold none.
  *
  * Invariants
  *	 1. connection == NULL, wanted_events == 0 and the queue is empty iff state is PEER_BACKOFF.  Only STREAMING takes frames.
@@ -22,13 +22,14 @@
 #include "utils/memutils.h"
 
 #include "consensus/transport/peer.h"
+#include "shared/conninfo.h"
 
 #define ATTEMPT_TIMEOUT_US (2 * INT64CONST(1000000))
 #define BACKOFF_FIRST_US (20 * INT64CONST(1000))
 #define BACKOFF_LONGEST_US (1 * INT64CONST(1000000))
 
 /* A link that lived this long was a good one: its loss starts the backoff from the beginning. */
-#define STABLE_AFTER_US (5 * INT64CONST(1000000))
+#define STABLE_AFTER_US (1 * INT64CONST(1000000))
 
 /* The same failure over and over is logged once per this time. */
 #define FAILURE_LOG_INTERVAL_US (60 * INT64CONST(1000000))
@@ -248,6 +249,14 @@ start_connection(const Peer *peer, const LinkIdentity *self)
 static void
 begin_attempt(Peer *peer, const LinkIdentity *self, int64 now_us)
 {
+	peer->state = PEER_CONNECTING;
+	peer->timer_us = now_us + ATTEMPT_TIMEOUT_US;
+	/* libpq's own complaint would quote a part of the text, which may be the password. */
+	if (!conninfo_is_valid(peer->member.conninfo))
+	{
+		peer_lose(peer, "its connection string is malformed", now_us);
+		return;
+	}
 	ReserveExternalFD();
 	peer->connection = start_connection(peer, self);
 	if (peer->connection == NULL)
@@ -258,8 +267,6 @@ begin_attempt(Peer *peer, const LinkIdentity *self, int64 now_us)
 				 errmsg("out of memory"),
 				 errdetail("libpq could not make a connection object.")));
 	}
-	peer->state = PEER_CONNECTING;
-	peer->timer_us = now_us + ATTEMPT_TIMEOUT_US;
 	peer->socket_changed = true;
 	if (PQstatus(peer->connection) == CONNECTION_BAD)
 	{

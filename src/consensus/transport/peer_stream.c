@@ -70,6 +70,8 @@
 /* How often a stream looks whether the server is in a smart shutdown, which sends no signal. */
 #define SHUTDOWN_CHECK_INTERVAL_MS 1000
 
+#define WORKER_LET_GO "the consensus worker of this node let go of the peer stream"
+
 typedef struct PeerStream
 {
 	/* what the sender said */
@@ -216,7 +218,7 @@ check_handshake(const PeerStream *stream)
 
 /*
  * The CALL's snapshot would hold back vacuum for as long as the stream lives.  A commit drops it, with all locks; that is only
- * possible for a CALL outside of a transaction block, function and DO.
+ * possible for a CALL outside of a transaction block.
  */
 static void
 leave_transaction(FunctionCallInfo fcinfo)
@@ -438,13 +440,21 @@ check_still_wanted(PeerStream *stream)
 		leave_with(ERRCODE_ADMIN_SHUTDOWN, "ending the peer stream because the server is shutting down");
 }
 
-/* Waits for the latch, and for the socket if `socket_events` says so; not for longer than until the next check for a shutdown. */
+/* An idle stream has to notice the end of its worker too: the detaching has set our latch.  Does not wait, as the worker had attached. */
 static void
-wait_for_work(PeerStream *stream, uint32 socket_events)
+check_worker_is_attached(PeerStream *stream)
+{
+	if (shm_mq_wait_for_attach(stream->queue) == SHM_MQ_DETACHED)
+		leave_with(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, WORKER_LET_GO);
+}
+
+/* Waits for the latch and the socket, not for longer than until the next check for a shutdown. */
+static void
+wait_for_work(PeerStream *stream)
 {
 	WaitEvent	event;
 
-	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, socket_events, NULL);
+	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 	if (WaitEventSetWait(FeBeWaitSet, SHUTDOWN_CHECK_INTERVAL_MS, &event, 1, PG_WAIT_EXTENSION) == 1)
 	{
 		if (event.events & WL_POSTMASTER_DEATH)
@@ -453,6 +463,7 @@ wait_for_work(PeerStream *stream, uint32 socket_events)
 			ResetLatch(MyLatch);
 	}
 	check_still_wanted(stream);
+	check_worker_is_attached(stream);
 }
 
 static void
@@ -511,7 +522,7 @@ forward_frame(PeerStream *stream)
 		wait_for_latch(stream, SHUTDOWN_CHECK_INTERVAL_MS);
 	}
 	if (result == SHM_MQ_DETACHED)
-		leave_with(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, "the consensus worker of this node let go of the peer stream");
+		leave_with(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, WORKER_LET_GO);
 
 	if (stream->frame.maxlen > BUFFER_KEPT_BYTES)
 	{
@@ -588,7 +599,7 @@ run_stream(PeerStream *stream)
 	await_worker(stream);
 	send_copy_both_response();
 	while (take_messages(stream))
-		wait_for_work(stream, WL_SOCKET_READABLE);
+		wait_for_work(stream);
 	pq_putemptymessage('c');
 }
 
