@@ -5,7 +5,6 @@
 # (all, install, uninstall, clean).  `make help` lists the goals.
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
-export PG_CONFIG
 
 DRIVER_GOALS = help check check-layers check-unit check-sim check-mutations check-regress check-pgtap check-tap \
 	soak sim bench sanitize demo demo-stop dependencies installed
