@@ -10,6 +10,9 @@
 
 #include "postgres.h"
 
+/* Oid of quorum.position, or InvalidOid while the extension is not there. */
+extern Oid	position_relid(void);
+
 /*
  * Call with the turn for `index`, inside the transaction.  Updates by TID, prunes now and then.  The new TID is published by
  * position_at_commit() (XACT_EVENT_COMMIT) and forgotten by position_at_abort().
@@ -20,5 +23,8 @@ extern void position_at_abort(void);
 
 /* Finds the row with a scan, publishes its TID and returns its index; the apply worker's start. */
 extern uint64 position_find(void);
+
+/* What the row says now, whatever the transaction's snapshot; takes no predicate lock. */
+extern uint64 position_read(void);
 
 #endif							/* QUORUM_POSITION_H */

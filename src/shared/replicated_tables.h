@@ -9,6 +9,10 @@
 
 #include "postgres.h"
 
+/* Exclamation marks, so that they fire before the user's own triggers. */
+#define CAPTURE_TRIGGER_NAME "!quorum_capture"
+#define TRUNCATE_TRIGGER_NAME "!quorum_truncate"
+
 #define REPLICATED_TABLE_COPYING 'c'
 #define REPLICATED_TABLE_ACTIVE 'a'
 
@@ -30,7 +34,8 @@ extern const ReplicatedTable *replicated_table_by_id(uint64 table_id);
 /*
  * The changes, as the bootstrap superuser, within the caller's transaction; every process notices at its commit.
  * note_copying: the table exists here and its rows are being copied.
- * activate_locally: both triggers, state active; the index is 0 if it is not known yet.
+ * activate_locally: both triggers, state active.
+ * set_activated_index: where the activation stands in the log, if that is known.
  * forget_locally: drops the triggers and the row; the table stays.
  */
 extern void replicated_table_note_copying(Oid relid, uint64 table_id, uint32 origin_node);

@@ -1,0 +1,197 @@
+/*
+ * position.c
+ *	  The position row: the log index of the last entry whose effect is in the tables.
+ *
+ * Process: client backends in the gate, after the grant, and the apply worker.  Must never raise a serialization failure there, nor wait.
+ *
+ * Invariants
+ *	 1. Whoever updates the row has the turn, so the newest version is committed or its own: nobody contends for it.
+ *	 2. The row's index only grows.
+ *	 3. The TID in shared memory is that of a version that was committed and the newest when it was published.  VACUUM FULL may have
+ *		moved it since: what is found there is verified, and searched for if it is not the row.
+ *	 4. It is read with SnapshotSelf only.  Such reads take no predicate locks, so an update finds nobody to conflict with.
+ *
+ * Locks: RowExclusiveLock on quorum.position to the end of the transaction.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "shared/position.h"
+#include "shared/proposal_queue.h"
+
+#define APPLIED_INDEX_ATTRIBUTE 2
+#define ATTRIBUTE_COUNT 2
+#define UPDATES_PER_PRUNE 32	/* an update by TID does not prune, as a scan would */
+
+static ItemPointerData new_tid;
+static bool has_new_tid = false;
+
+Oid
+position_relid(void)
+{
+	Oid			schema = get_namespace_oid("quorum", true);
+
+	return OidIsValid(schema) ? get_relname_relid("position", schema) : InvalidOid;
+}
+
+static Relation
+open_position(LOCKMODE lock_mode)
+{
+	Oid			relid = position_relid();
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table quorum.position does not exist"),
+				 errhint("The extension pg_quorum has been dropped from this database; create it and join the cluster as a new node.")));
+	return table_open(relid, lock_mode);
+}
+
+/* By its published place; the buffer is pinned on success. */
+static bool
+fetch_by_tid(Relation relation, HeapTuple tuple, Buffer *buffer)
+{
+	return position_get_tid(&tuple->t_self) &&
+		ItemPointerGetBlockNumber(&tuple->t_self) < RelationGetNumberOfBlocks(relation) &&
+		heap_fetch(relation, SnapshotSelf, tuple, buffer, false);
+}
+
+static bool
+fetch_by_scan(Relation relation, HeapTuple tuple, Buffer *buffer)
+{
+	TableScanDesc scan = table_beginscan(relation, SnapshotSelf, 0, NULL);
+	HeapTuple	found;
+	ItemPointerData tid;
+	int			count = 0;
+
+	while ((found = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		tid = found->t_self;
+		count++;
+	}
+	table_endscan(scan);
+	if (count != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("table quorum.position has %d rows instead of one", count),
+				 errhint("It must not be written to. Remove this node from the cluster and let it join as a new one.")));
+	tuple->t_self = tid;
+	return heap_fetch(relation, SnapshotSelf, tuple, buffer, false);
+}
+
+static void
+fetch_row(Relation relation, HeapTuple tuple, Buffer *buffer)
+{
+	if (!fetch_by_tid(relation, tuple, buffer) && !fetch_by_scan(relation, tuple, buffer))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the row of quorum.position cannot be read")));
+}
+
+static uint64
+index_of(Relation relation, HeapTuple tuple)
+{
+	bool		is_null;
+	Datum		value = heap_getattr(tuple, APPLIED_INDEX_ATTRIBUTE, RelationGetDescr(relation), &is_null);
+
+	return is_null ? 0 : (uint64) DatumGetInt64(value);
+}
+
+uint64
+position_read(void)
+{
+	Relation	relation = open_position(AccessShareLock);
+	HeapTupleData tuple;
+	Buffer		buffer;
+	uint64		index;
+
+	fetch_row(relation, &tuple, &buffer);
+	index = index_of(relation, &tuple);
+	ReleaseBuffer(buffer);
+	table_close(relation, AccessShareLock);
+	return index;
+}
+
+uint64
+position_find(void)
+{
+	Relation	relation = open_position(AccessShareLock);
+	HeapTupleData tuple;
+	Buffer		buffer;
+	uint64		index;
+
+	if (!fetch_by_scan(relation, &tuple, &buffer))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the row of quorum.position cannot be read")));
+	index = index_of(relation, &tuple);
+	ReleaseBuffer(buffer);
+	position_set_tid(&tuple.t_self);
+	table_close(relation, AccessShareLock);
+	return index;
+}
+
+static HeapTuple
+make_successor(Relation relation, HeapTuple tuple, uint64 index)
+{
+	Datum		values[ATTRIBUTE_COUNT] = {0};
+	bool		nulls[ATTRIBUTE_COUNT] = {false};
+	bool		replaces[ATTRIBUTE_COUNT] = {false};
+
+	if (RelationGetDescr(relation)->natts != ATTRIBUTE_COUNT)
+		elog(ERROR, "table quorum.position has %d columns", RelationGetDescr(relation)->natts);
+	values[APPLIED_INDEX_ATTRIBUTE - 1] = Int64GetDatum((int64) index);
+	replaces[APPLIED_INDEX_ATTRIBUTE - 1] = true;
+	return heap_modify_tuple(tuple, RelationGetDescr(relation), values, nulls, replaces);
+}
+
+void
+position_update(uint64 index)
+{
+	Relation	relation = open_position(RowExclusiveLock);
+	HeapTupleData tuple;
+	HeapTuple	successor;
+	Buffer		buffer;
+	uint64		previous;
+
+	fetch_row(relation, &tuple, &buffer);
+	if (index % UPDATES_PER_PRUNE == 0)
+		heap_page_prune_opt(relation, buffer);
+	previous = index_of(relation, &tuple);
+	if (previous >= index)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("log index %llu cannot be applied: the tables are at %llu already",
+						(unsigned long long) index, (unsigned long long) previous)));
+	successor = make_successor(relation, &tuple, index);
+	ReleaseBuffer(buffer);
+	simple_heap_update(relation, &tuple.t_self, successor);
+	new_tid = successor->t_self;
+	has_new_tid = true;
+	heap_freetuple(successor);
+	table_close(relation, NoLock);
+}
+
+void
+position_at_commit(void)
+{
+	if (has_new_tid)
+		position_set_tid(&new_tid);
+	has_new_tid = false;
+}
+
+void
+position_at_abort(void)
+{
+	has_new_tid = false;
+}

@@ -1,0 +1,311 @@
+/*
+ * replicated_tables.c
+ *	  Which tables are replicated: a cache of quorum.replicated_table in each process, and the changes of that table.
+ *
+ * Process: client backends, the apply worker.  Must never be called outside a transaction.
+ *
+ * Invariants
+ *	 1. Each change of quorum.replicated_table sends a relcache invalidation for it, so that a process which has locked a table since
+ *		then knows whether it is replicated.
+ *	 2. The cache is thrown away as a whole: it is small, and changes are rare.
+ *
+ * Locks: AccessShareLock on quorum.replicated_table while loading.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "shared/replicated_tables.h"
+
+#define TABLE_ID_ATTRIBUTE 1
+#define RELATION_ATTRIBUTE 2
+#define STATE_ATTRIBUTE 5
+#define ORIGIN_NODE_ATTRIBUTE 6
+
+/* One entry per replicated table; two ways to find it. */
+typedef struct TableOfRelation
+{
+	Oid			relid;			/* hash key */
+	ReplicatedTable *table;
+} TableOfRelation;
+
+static HTAB *tables_by_id = NULL;
+static HTAB *tables_by_relid = NULL;
+static MemoryContext cache_context = NULL;
+static bool cache_is_valid = false;
+static Oid	catalog_relid = InvalidOid; /* InvalidOid: not known, so every invalidation may be of it */
+
+/* ---- cache ---- */
+
+static Oid
+find_catalog(void)
+{
+	Oid			schema = get_namespace_oid("quorum", true);
+
+	return OidIsValid(schema) ? get_relname_relid("replicated_table", schema) : InvalidOid;
+}
+
+static void
+note_invalidation(Datum argument, Oid relid)
+{
+	if (relid == InvalidOid || catalog_relid == InvalidOid || relid == catalog_relid)
+		cache_is_valid = false;
+}
+
+static void
+create_cache(void)
+{
+	static bool registered = false;
+	HASHCTL		control;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(note_invalidation, (Datum) 0);
+		registered = true;
+	}
+	if (cache_context == NULL)
+		cache_context = AllocSetContextCreate(CacheMemoryContext, "pg_quorum replicated tables", ALLOCSET_SMALL_SIZES);
+	else
+		MemoryContextReset(cache_context);
+
+	control.hcxt = cache_context;
+	control.keysize = sizeof(uint64);
+	control.entrysize = sizeof(ReplicatedTable);
+	tables_by_id = hash_create("pg_quorum tables by number", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	control.keysize = sizeof(Oid);
+	control.entrysize = sizeof(TableOfRelation);
+	tables_by_relid = hash_create("pg_quorum tables by oid", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+static void
+add_to_cache(Relation catalog, HeapTuple tuple)
+{
+	TupleDesc	descriptor = RelationGetDescr(catalog);
+	bool		is_null;
+	uint64		table_id = (uint64) DatumGetInt64(heap_getattr(tuple, TABLE_ID_ATTRIBUTE, descriptor, &is_null));
+	ReplicatedTable *table = hash_search(tables_by_id, &table_id, HASH_ENTER, NULL);
+	TableOfRelation *entry;
+	Datum		origin_node;
+
+	table->relid = DatumGetObjectId(heap_getattr(tuple, RELATION_ATTRIBUTE, descriptor, &is_null));
+	table->state = DatumGetChar(heap_getattr(tuple, STATE_ATTRIBUTE, descriptor, &is_null));
+	origin_node = heap_getattr(tuple, ORIGIN_NODE_ATTRIBUTE, descriptor, &is_null);
+	table->origin_node = is_null ? 0 : (uint32) DatumGetInt32(origin_node);
+	entry = hash_search(tables_by_relid, &table->relid, HASH_ENTER, NULL);
+	entry->table = table;
+}
+
+static void
+load_cache(void)
+{
+	Relation	catalog;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	Snapshot	snapshot;
+
+	create_cache();
+	cache_is_valid = true;		/* an invalidation while loading makes it invalid again */
+	catalog_relid = find_catalog();
+	if (!OidIsValid(catalog_relid))
+		return;
+	catalog = table_open(catalog_relid, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(catalog, snapshot, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		add_to_cache(catalog, tuple);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(catalog, AccessShareLock);
+}
+
+static void
+ensure_loaded(void)
+{
+	if (cache_is_valid)
+		return;
+	PG_TRY();
+	{
+		load_cache();
+	}
+	PG_CATCH();
+	{
+		cache_is_valid = false;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+const ReplicatedTable *
+replicated_table_by_relid(Oid relid)
+{
+	TableOfRelation *entry;
+
+	ensure_loaded();
+	entry = hash_search(tables_by_relid, &relid, HASH_FIND, NULL);
+	return entry != NULL ? entry->table : NULL;
+}
+
+const ReplicatedTable *
+replicated_table_by_id(uint64 table_id)
+{
+	ensure_loaded();
+	return hash_search(tables_by_id, &table_id, HASH_FIND, NULL);
+}
+
+/* ---- changes ---- */
+
+typedef struct SavedIdentity
+{
+	Oid			user_id;
+	int			security_context;
+	int			guc_level;
+} SavedIdentity;
+
+/* Whoever is allowed to call quorum.replicate() need not own the table or the catalog.  An error in between is undone by the abort. */
+static void
+become_superuser(SavedIdentity *saved)
+{
+	GetUserIdAndSecContext(&saved->user_id, &saved->security_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
+	saved->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+become_user(const SavedIdentity *saved)
+{
+	AtEOXact_GUC(true, saved->guc_level);
+	SetUserIdAndSecContext(saved->user_id, saved->security_context);
+}
+
+/* Returns the number of rows that the last statement touched. */
+static uint64
+run_as_superuser(const char *sql)
+{
+	SavedIdentity saved;
+	uint64		row_count;
+
+	become_superuser(&saved);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "SPI_execute failed: %s", sql);
+	row_count = SPI_processed;
+	SPI_finish();
+	become_user(&saved);
+	return row_count;
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("replicated table with OID %u does not exist", relid)));
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), name);
+}
+
+void
+replicated_tables_invalidate(void)
+{
+	Oid			relid = find_catalog();
+
+	if (OidIsValid(relid))
+		CacheInvalidateRelcacheByRelid(relid);
+	CommandCounterIncrement();
+	cache_is_valid = false;
+}
+
+void
+replicated_table_note_copying(Oid relid, uint64 table_id, uint32 origin_node)
+{
+	char	   *schema_name = quote_literal_cstr(get_namespace_name(get_rel_namespace(relid)));
+	char	   *table_name = quote_literal_cstr(get_rel_name(relid));
+
+	run_as_superuser(psprintf("INSERT INTO quorum.replicated_table (table_id, relation, schema_name, table_name, state, origin_node)"
+							  " VALUES (%lld, %u::oid::regclass, %s, %s, 'c', %u)",
+							  (long long) table_id, relid, schema_name, table_name, origin_node));
+	replicated_tables_invalidate();
+}
+
+static void
+drop_trigger(Oid relid, const char *trigger_name)
+{
+	if (OidIsValid(get_trigger_oid(relid, trigger_name, true)))
+		run_as_superuser(psprintf("DROP TRIGGER %s ON %s", quote_identifier(trigger_name), qualified_name(relid)));
+}
+
+static void
+create_triggers(Oid relid)
+{
+	char	   *table = qualified_name(relid);
+
+	drop_trigger(relid, CAPTURE_TRIGGER_NAME);
+	drop_trigger(relid, TRUNCATE_TRIGGER_NAME);
+	run_as_superuser(psprintf("CREATE TRIGGER \"" CAPTURE_TRIGGER_NAME "\" AFTER INSERT OR UPDATE OR DELETE ON %s"
+							  " FOR EACH ROW EXECUTE FUNCTION quorum.capture()", table));
+	run_as_superuser(psprintf("CREATE TRIGGER \"" TRUNCATE_TRIGGER_NAME "\" BEFORE TRUNCATE ON %s"
+							  " FOR EACH STATEMENT EXECUTE FUNCTION quorum.refuse_truncate()", table));
+	run_as_superuser(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER \"" CAPTURE_TRIGGER_NAME "\","
+							  " ENABLE ALWAYS TRIGGER \"" TRUNCATE_TRIGGER_NAME "\"", table));
+}
+
+void
+replicated_table_activate_locally(Oid relid, uint64 table_id, int64 row_count)
+{
+	create_triggers(relid);
+	if (run_as_superuser(psprintf("UPDATE quorum.replicated_table SET state = 'a', row_count = %lld WHERE table_id = %lld",
+								  (long long) row_count, (long long) table_id)) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table %s is not being replicated under the number %llu",
+						qualified_name(relid), (unsigned long long) table_id),
+				 errhint("Use the isolation level READ COMMITTED, and let no other session replicate the same table.")));
+	replicated_tables_invalidate();
+}
+
+void
+replicated_table_set_activated_index(uint64 table_id, uint64 log_index)
+{
+	run_as_superuser(psprintf("UPDATE quorum.replicated_table SET activated_index = %lld WHERE table_id = %lld",
+							  (long long) log_index, (long long) table_id));
+}
+
+void
+replicated_table_forget_locally(uint64 table_id)
+{
+	const ReplicatedTable *table = replicated_table_by_id(table_id);
+	Oid			relid;
+
+	if (table == NULL)
+		return;
+	relid = table->relid;
+	if (get_rel_name(relid) != NULL)	/* else it was dropped without being asked */
+	{
+		drop_trigger(relid, CAPTURE_TRIGGER_NAME);
+		drop_trigger(relid, TRUNCATE_TRIGGER_NAME);
+	}
+	run_as_superuser(psprintf("DELETE FROM quorum.replicated_table WHERE table_id = %lld", (long long) table_id));
+	replicated_tables_invalidate();
+}

@@ -1,0 +1,222 @@
+/*
+ * writeset.c
+ *	  The payload of a DATA entry: header and operations.  Rows are in writeset_row.c, the bytes are described in writeset.h.
+ *
+ * Process: client backends write, the apply worker reads, the consensus worker peeks at the header.  Must never trust the
+ * bytes: each length is checked against what is left, and a payload that does not end where its changes end is refused.
+ *
+ * Invariants
+ *	 1. The reader never looks outside its own copy of the payload.
+ *	 2. A payload is read to its last byte or raises ERRCODE_DATA_CORRUPTED.
+ */
+#include "postgres.h"
+
+#include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
+#include "port/pg_bswap.h"
+#include "utils/memutils.h"
+
+#include "shared/writeset_internal.h"
+
+#define HEADER_LENGTH 14		/* u8 version, u64 base, u8 flags, u32 change count */
+
+/* ---- header ---- */
+
+static uint64
+get_u64(const char *bytes)
+{
+	uint64		value;
+
+	memcpy(&value, bytes, sizeof(value));
+	return pg_ntoh64(value);
+}
+
+static uint32
+get_u32(const char *bytes)
+{
+	uint32		value;
+
+	memcpy(&value, bytes, sizeof(value));
+	return pg_ntoh32(value);
+}
+
+bool
+writeset_peek_header(const char *payload, Size length, WriteSetHeader *header)
+{
+	if (length < HEADER_LENGTH || (uint8) payload[0] != WRITESET_VERSION)
+		return false;
+	header->base = get_u64(payload + 1);
+	header->flags = (uint8) payload[9];
+	header->change_count = get_u32(payload + 10);
+	return header->flags == 0;
+}
+
+void
+writeset_begin(StringInfo buffer)
+{
+	appendStringInfoSpaces(buffer, HEADER_LENGTH);
+}
+
+void
+writeset_finish(StringInfo buffer, uint64 base, uint32 change_count)
+{
+	uint64		base_bytes = pg_hton64(base);
+	uint32		count_bytes = pg_hton32(change_count);
+
+	buffer->data[0] = WRITESET_VERSION;
+	memcpy(buffer->data + 1, &base_bytes, sizeof(base_bytes));
+	buffer->data[9] = 0;
+	memcpy(buffer->data + 10, &count_bytes, sizeof(count_bytes));
+}
+
+/* ---- writers of control operations ---- */
+
+static void
+put_text(StringInfo buffer, const char *text)
+{
+	pq_sendint32(buffer, strlen(text));
+	appendBinaryStringInfo(buffer, text, strlen(text));
+}
+
+static void
+put_operation(StringInfo buffer, WriteSetOperation operation, uint64 table_id)
+{
+	pq_sendbyte(buffer, (uint8) operation);
+	pq_sendint64(buffer, table_id);
+}
+
+void
+writeset_put_table_create(StringInfo buffer, uint64 table_id, const char *schema_name, const char *table_name,
+						  const char *ddl)
+{
+	put_operation(buffer, WRITESET_TABLE_CREATE, table_id);
+	put_text(buffer, schema_name);
+	put_text(buffer, table_name);
+	put_text(buffer, ddl);
+}
+
+void
+writeset_put_table_rows(StringInfo buffer, uint64 table_id, uint32 count)
+{
+	put_operation(buffer, WRITESET_TABLE_ROWS, table_id);
+	pq_sendint32(buffer, count);
+}
+
+void
+writeset_put_table_activate(StringInfo buffer, uint64 table_id, uint64 row_count)
+{
+	put_operation(buffer, WRITESET_TABLE_ACTIVATE, table_id);
+	pq_sendint64(buffer, row_count);
+}
+
+void
+writeset_put_table_forget(StringInfo buffer, uint64 table_id)
+{
+	put_operation(buffer, WRITESET_TABLE_FORGET, table_id);
+}
+
+/* ---- reader ---- */
+
+void
+writeset_malformed(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("malformed write set: %s", what)));
+}
+
+char *
+writeset_take(WriteSetReader *reader, Size length)
+{
+	char	   *start = reader->data.data + reader->data.cursor;
+
+	if (length > (Size) (reader->data.len - reader->data.cursor))
+		writeset_malformed("it ends within a change");
+	reader->data.cursor += length;
+	return start;
+}
+
+uint8
+writeset_take_u8(WriteSetReader *reader)
+{
+	return (uint8) *writeset_take(reader, 1);
+}
+
+uint16
+writeset_take_u16(WriteSetReader *reader)
+{
+	uint16		value;
+
+	memcpy(&value, writeset_take(reader, sizeof(value)), sizeof(value));
+	return pg_ntoh16(value);
+}
+
+uint32
+writeset_read_u32(WriteSetReader *reader)
+{
+	return get_u32(writeset_take(reader, sizeof(uint32)));
+}
+
+uint64
+writeset_read_u64(WriteSetReader *reader)
+{
+	return get_u64(writeset_take(reader, sizeof(uint64)));
+}
+
+char *
+writeset_read_text(WriteSetReader *reader)
+{
+	uint32		length = writeset_read_u32(reader);
+	char	   *text = pnstrdup(writeset_take(reader, length), length);
+
+	if (strlen(text) != length)
+		writeset_malformed("a text contains a zero byte");
+	(void) pg_verifymbstr(text, length, false);
+	return text;
+}
+
+/* The copy has a byte to spare, so that each value can be terminated in place while its input function reads it. */
+void
+writeset_read_begin(WriteSetReader *reader, const char *payload, Size length)
+{
+	if (length > MaxAllocSize - 1 || !writeset_peek_header(payload, length, &reader->header))
+		writeset_malformed("its header has a wrong length, version or flags");
+	reader->data.data = palloc(length + 1);
+	memcpy(reader->data.data, payload, length);
+	reader->data.data[length] = '\0';
+	reader->data.len = length;
+	reader->data.maxlen = length + 1;
+	reader->data.cursor = HEADER_LENGTH;
+	reader->changes_read = 0;
+}
+
+bool
+writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, uint64 *table_id)
+{
+	uint8		byte;
+
+	if (reader->changes_read == reader->header.change_count)
+	{
+		if (reader->data.cursor != reader->data.len)
+			writeset_malformed("bytes follow its last change");
+		return false;
+	}
+	byte = writeset_take_u8(reader);
+	switch ((WriteSetOperation) byte)
+	{
+		case WRITESET_INSERT:
+		case WRITESET_UPDATE:
+		case WRITESET_DELETE:
+		case WRITESET_TABLE_CREATE:
+		case WRITESET_TABLE_ROWS:
+		case WRITESET_TABLE_ACTIVATE:
+		case WRITESET_TABLE_FORGET:
+			break;
+		default:
+			writeset_malformed("unknown operation");
+	}
+	*operation = (WriteSetOperation) byte;
+	*table_id = writeset_read_u64(reader);
+	reader->changes_read++;
+	return true;
+}
