@@ -53,6 +53,21 @@ require_membership(NodeIdentity *identity)
 }
 
 void
+refuse_if_member(void)
+{
+	NodeIdentity identity;
+
+	shmem_get_identity(&identity);
+	if (identity.node_id == 0 && !identity_exists())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this node is already a member of a cluster"),
+			 identity.node_id != 0 ? errdetail("Its name there is \"%s\".", identity.node_name) : 0,
+			 errhint("An instance belongs to one cluster; see quorum.status and quorum.nodes.")));
+}
+
+void
 check_node_name(const char *node_name)
 {
 	size_t		length = strlen(node_name);

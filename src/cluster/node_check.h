@@ -18,6 +18,9 @@ extern void require_shared_state(void);
 /* 55000 unless this node is a member of a cluster and its consensus worker knows; fills in *identity. */
 extern void require_membership(NodeIdentity *identity);
 
+/* 55000 if this instance has an identity already. */
+extern void refuse_if_member(void);
+
 /* 42602 unless it consists of 1 to 63 of a-z, 0-9, _ and -, and starts with a letter or digit. */
 extern void check_node_name(const char *node_name);
 

@@ -1,0 +1,221 @@
+/*
+ * join.c
+ *	  quorum.join_cluster(): an instance asks the leader of a cluster to take it in, and waits until it votes.
+ *
+ * Runs in a client backend of the joining instance.  Must never guess anything about the cluster: number, configuration and cluster id
+ * come from the leader's answer, and everything after that from the log.
+ *
+ * Invariants
+ *	 1. What could make the join fail later is checked before the leader is asked: afterwards the cluster has a member more.
+ *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).
+ *	 3. Once the identity file is written the join goes on in the background, whether somebody waits or not.
+ *
+ * Locks: see membership.c.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "cluster/internal_query.h"
+#include "cluster/membership.h"
+#include "cluster/node_check.h"
+#include "cluster/table_check.h"
+#include "shared/member_config.h"
+#include "shared/proposal_queue.h"
+#include "shared/shmem.h"
+
+#define STATUS_INTERVAL_MS 50
+#define PROGRESS_INTERVAL_MS 1000
+
+#define JOIN_GOES_ON "the node goes on joining in the background; see quorum.status"
+
+PG_FUNCTION_INFO_V1(quorum_join_cluster);
+
+/* ---- asking ---- */
+
+/*
+ * A connection to the leader: the one that `via` gives, or on from there, as the same role.
+ */
+static PeerConnection *
+connect_to_leader(const char *via)
+{
+	PeerConnection *peer = peer_connect(via, NULL, "the node that via leads to", NULL);
+	PeerConnection *leader;
+	PeerResult *status;
+	char	   *target;
+
+	check_is_quorum_node(peer, "the node that via leads to", "quorum_admin");
+	status = peer_query(peer,
+						"SELECT s.node_name, s.role, n.node_name, n.conninfo "
+						"FROM quorum.status AS s LEFT JOIN quorum.nodes AS n ON n.is_leader", 0, NULL);
+	if (status->rows[0][0] == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the node that via leads to is not a member of a cluster"),
+				 errhint("Let via lead to a member of the cluster; the first one is made with quorum.create_cluster().")));
+	if (strcmp(status->rows[0][1], "leader") == 0)
+		return peer;
+	if (status->rows[0][3] == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("the cluster has no leader at the moment"),
+				 errdetail("Node \"%s\" was asked.", status->rows[0][0]),
+				 errhint("Retry when a majority of its nodes is running.")));
+
+	target = psprintf("the leader, node \"%s\"", status->rows[0][2]);
+	leader = peer_connect(status->rows[0][3], peer_user(peer), target, NULL);
+	peer_close(peer);
+	check_is_quorum_node(leader, target, "quorum_admin");
+	return leader;
+}
+
+/* A table here that is in the way of a replicated one would stop this node in the middle of the log. */
+static void
+check_tables_of_cluster(PeerConnection *leader)
+{
+	PeerResult *tables = peer_query(leader,
+									"SELECT schema_name, table_name, quorum.table_shape(relation) FROM quorum.replicated_table", 0, NULL);
+
+	for (int i = 0; i < tables->row_count; i++)
+	{
+		const char *schema_name = tables->rows[i][0];
+		const char *table_name = tables->rows[i][1];
+		const char *reason = tables->rows[i][2] ? table_unfit_reason(schema_name, table_name, tables->rows[i][2]) : NULL;
+
+		if (reason != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("table \"%s.%s\" of this database is in the way of a replicated one", schema_name, table_name),
+					 errdetail_internal("%s", reason),
+					 errhint("Drop, rename or empty it here; the cluster's rows come by the log.")));
+	}
+}
+
+static void
+ask_for_membership(PeerConnection *leader, IdentityFile *identity)
+{
+	const char *parameters[3] = {identity->node_name, identity->conninfo, own_instance_id()};
+	PeerResult *answer = peer_query(leader,
+									"SELECT cluster_id, node_id, config_slot, pg_catalog.encode(config, 'hex') "
+									"FROM quorum.request_membership($1, $2, $3)", 3, parameters);
+	MemberConfig *config = palloc(sizeof(MemberConfig));
+	const char *hex;
+
+	if (answer->row_count != 1 || answer->rows[0][3] == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader gave no usable answer to the request for membership")));
+	hex = answer->rows[0][3];
+	identity->cluster_id = strtou64(answer->rows[0][0], NULL, 10);
+	identity->node_id = strtoul(answer->rows[0][1], NULL, 10);
+	identity->config_slot = strtou64(answer->rows[0][2], NULL, 10);
+	identity->config_length = strlen(hex) / 2;
+	identity->config_bytes = palloc(identity->config_length + 1);
+	(void) hex_decode(hex, strlen(hex), identity->config_bytes);
+	if (identity->cluster_id == 0 || identity->node_id == 0 ||
+		!member_config_decode(config, identity->config_bytes, identity->config_length))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader gave no usable answer to the request for membership"),
+				 errhint("Check that all nodes run the same version of pg_quorum.")));
+	pfree(config);
+}
+
+/* ---- waiting ---- */
+
+static bool
+is_voter(const NodeStatus *status, uint32 node_id)
+{
+	for (int i = 0; i < status->member_count; i++)
+		if (status->members[i].node_id == node_id)
+			return status->members[i].is_voter;
+	return false;
+}
+
+static void
+refuse_failed_apply(void)
+{
+	char		last_error[sizeof(QuorumShmem->last_error)];
+
+	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)
+		return;
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	strlcpy(last_error, QuorumShmem->last_error, sizeof(last_error));
+	LWLockRelease(QuorumShmem->lock);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this node has joined the cluster, but cannot apply its log"),
+			 errdetail_internal("%s", last_error),
+			 errhint("Remove the cause; the node goes on by itself.")));
+}
+
+static void
+report_progress(uint64 target_index, TimestampTz *last_report)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+
+	if (!TimestampDifferenceExceeds(*last_report, now, PROGRESS_INTERVAL_MS))
+		return;
+	*last_report = now;
+	ereport(NOTICE,
+			(errmsg("received " UINT64_FORMAT " of " UINT64_FORMAT " entries, applied " UINT64_FORMAT,
+					chosen_index, Max(target_index, chosen_index), turn_applied_index())));
+}
+
+/* It votes, and has in its tables what the log held when it was taken in. */
+static void
+wait_until_voter(uint32 node_id, uint64 target_index)
+{
+	TimestampTz last_report = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		NodeStatus	status;
+
+		shmem_get_status(&status);
+		if (is_voter(&status, node_id) && turn_applied_index() >= target_index)
+			return;
+		refuse_failed_apply();
+		report_progress(target_index, &last_report);
+		wait_for_change(STATUS_INTERVAL_MS, JOIN_GOES_ON);
+	}
+}
+
+Datum
+quorum_join_cluster(PG_FUNCTION_ARGS)
+{
+	char	   *node_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *via = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	PeerConnection *leader;
+	IdentityFile identity;
+
+	require_shared_state();
+	check_node_name(node_name);
+	check_conninfo(conninfo, "conninfo");
+	check_conninfo(via, "via");
+	lock_membership();
+	refuse_if_member();
+	refuse_remains();
+	check_leads_to_instance(conninfo, "this node", own_instance_id());
+
+	memset(&identity, 0, sizeof(identity));
+	strlcpy(identity.node_name, node_name, sizeof(identity.node_name));
+	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
+	leader = connect_to_leader(via);
+	check_tables_of_cluster(leader);
+	ask_for_membership(leader, &identity);
+	peer_close(leader);
+	adopt_identity(&identity);
+	ereport(NOTICE,
+			(errmsg("node \"%s\" is a member now, and receives the log up to index " UINT64_FORMAT,
+					node_name, identity.config_slot)));
+
+	wait_until_voter(identity.node_id, identity.config_slot);
+	ereport(NOTICE, (errmsg("node \"%s\" has caught up and votes", node_name)));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,27 @@
+/*
+ * table_check.h
+ *	  Can this table be replicated, and can this node take it?  Process: client backends.
+ */
+#ifndef QUORUM_TABLE_CHECK_H
+#define QUORUM_TABLE_CHECK_H
+
+#include "postgres.h"
+
+#include "utils/relcache.h"
+
+/*
+ * On the node where quorum.replicate() runs, with the table locked: raises a clear error (0A000, 42809 or 55000) if the table is of a
+ * kind that the log cannot carry.  Whether it is replicated already is not asked here.
+ */
+extern void check_table_is_replicable(Relation relation);
+
+/* Columns and keys as a text that is the same on all nodes: quorum.table_shape().  palloc'd. */
+extern char *table_shape(Oid relation_id);
+
+/*
+ * On a node that is to get the table: why a table of that name and shape could not be taken, as a sentence for DETAIL; NULL if it can,
+ * because there is none, or an empty one of the same shape.
+ */
+extern char *table_unfit_reason(const char *schema_name, const char *table_name, const char *shape);
+
+#endif							/* QUORUM_TABLE_CHECK_H */

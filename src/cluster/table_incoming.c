@@ -1,0 +1,181 @@
+/*
+ * table_incoming.c
+ *	  Can this node take a table that another node replicates?
+ *
+ * Runs in client backends: of a joining node, and of any member that quorum.replicate() asks through quorum.check_replicate().  Must never
+ * change anything for good: the definition that is tried out is rolled back.
+ *
+ * What is found here keeps a node from standing still later, when the same comes to it by the log.  It is no promise: somebody may
+ * create a table in between.
+ *
+ * Locks: ACCESS SHARE on a table of that name; what the definition takes, until it is rolled back.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "cluster/internal_query.h"
+#include "cluster/node_check.h"
+#include "cluster/table_check.h"
+
+PG_FUNCTION_INFO_V1(quorum_check_replicate);
+
+/* Straight from the heap: row-level security and missing privileges must not make it look empty. */
+static bool
+has_rows(Relation relation)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+/* The first line that one text has and the other has not, or differs. */
+static char *
+first_difference(const char *expected, const char *found)
+{
+	while (*expected != '\0' && *found != '\0')
+	{
+		size_t		expected_length = strcspn(expected, "\n");
+		size_t		found_length = strcspn(found, "\n");
+
+		if (expected_length != found_length || memcmp(expected, found, expected_length) != 0)
+			break;
+		expected += expected_length + (expected[expected_length] == '\n');
+		found += found_length + (found[found_length] == '\n');
+	}
+	return psprintf("It has \"%s\" where \"%s\" is expected.",
+					*found ? pnstrdup(found, strcspn(found, "\n")) : "nothing",
+					*expected ? pnstrdup(expected, strcspn(expected, "\n")) : "nothing");
+}
+
+/* What the log has begun to copy here is replaced when it begins again. */
+static char
+replicated_state(Oid relation_id)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relation_id)};
+	char	   *state = internal_query_value("SELECT state FROM quorum.replicated_table WHERE relation = $1::regclass",
+											 1, types, values);
+
+	return state ? state[0] : '\0';
+}
+
+char *
+table_unfit_reason(const char *schema_name, const char *table_name, const char *shape)
+{
+	Oid			schema_id = get_namespace_oid(schema_name, true);
+	Oid			relation_id = OidIsValid(schema_id) ? get_relname_relid(table_name, schema_id) : InvalidOid;
+	Relation	relation = OidIsValid(relation_id) ? try_relation_open(relation_id, AccessShareLock) : NULL;
+	char	   *reason = NULL;
+	char		state;
+
+	if (relation == NULL)
+		return NULL;
+	state = replicated_state(relation_id);
+	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		reason = pstrdup("Something of that name exists there and is not an ordinary table.");
+	else if (state == 'a')
+		reason = pstrdup("A table of that name is replicated there already.");
+	else if (state != 'c')
+	{
+		char	   *found = table_shape(relation_id);
+
+		if (found == NULL || strcmp(found, shape) != 0)
+			reason = psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
+		else if (has_rows(relation))
+			reason = pstrdup("It exists there with rows.");
+	}
+	relation_close(relation, AccessShareLock);
+	return reason;
+}
+
+static bool
+table_exists(const char *schema_name, const char *table_name)
+{
+	Oid			schema_id = get_namespace_oid(schema_name, true);
+
+	return OidIsValid(schema_id) && OidIsValid(get_relname_relid(table_name, schema_id));
+}
+
+/* Makes the table and rolls it back; returns why it could not be made, or is not what it should be. */
+static char *
+try_definition(const char *schema_name, const char *table_name, const char *shape, const char *definition)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile reason = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		char	   *made;
+
+		internal_query_run(definition);
+		CommandCounterIncrement();
+		made = table_shape(get_relname_relid(table_name, get_namespace_oid(schema_name, false)));
+		if (made == NULL || strcmp(made, shape) != 0)
+			reason = psprintf("Its definition gives another shape there. %s", first_difference(shape, made ? made : ""));
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		reason = psprintf("It cannot be created there: %s.", error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return reason;
+}
+
+Datum
+quorum_check_replicate(PG_FUNCTION_ARGS)
+{
+	char	   *schema_name;
+	char	   *table_name;
+	char	   *shape;
+	char	   *reason;
+
+	require_shared_state();
+	for (int i = 0; i < 4; i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("arguments of quorum.check_replicate() must not be null")));
+	schema_name = NameStr(*PG_GETARG_NAME(0));
+	table_name = NameStr(*PG_GETARG_NAME(1));
+	shape = text_to_cstring(PG_GETARG_TEXT_PP(2));
+
+	reason = table_unfit_reason(schema_name, table_name, shape);
+	if (reason == NULL && !table_exists(schema_name, table_name))
+		reason = try_definition(schema_name, table_name, shape, text_to_cstring(PG_GETARG_TEXT_PP(3)));
+	if (reason == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(reason));
+}
