@@ -72,6 +72,7 @@ _PG_init(void)
 	shmem_startup_hook = startup_hook;
 
 	capture_init();
+	guard_init();
 	commit_gate_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);

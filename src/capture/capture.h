@@ -30,6 +30,9 @@ extern void capture_reset(void);	/* end of transaction */
 /* Raises 25006 (name and conninfo of the leader in the HINT) unless this node may take writes now. */
 extern void gate_check_may_write(void);
 
+/* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
+extern void guard_init(void);
+
 /* capture/commit_gate.c: registers the transaction callback; call in _PG_init, so that it runs last of all PRE_COMMIT callbacks. */
 extern void commit_gate_init(void);
 

@@ -11,7 +11,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -20,6 +24,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "apply/apply.h"
@@ -174,6 +179,32 @@ guard_utility(PlannedStmt *statement, const char *query, bool read_only_tree, Pr
 		standard_ProcessUtility(statement, query, read_only_tree, context, parameters, environment, destination, completion);
 }
 
+/* The table whose capture or TRUNCATE trigger this is; InvalidOid if it is another trigger. */
+static Oid
+table_of_our_trigger(Oid trigger_oid)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			relid = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(trigger_oid));
+	scan = systable_beginscan(triggers, TriggerOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (strcmp(NameStr(form->tgname), CAPTURE_TRIGGER_NAME) == 0 ||
+			strcmp(NameStr(form->tgname), TRUNCATE_TRIGGER_NAME) == 0)
+			relid = form->tgrelid;
+	}
+	systable_endscan(scan);
+	table_close(triggers, AccessShareLock);
+	return relid;
+}
+
 /* Whatever drops it: DROP TABLE, DROP SCHEMA … CASCADE, DROP OWNED; or one of our triggers. */
 static void
 guard_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *argument)
@@ -186,10 +217,10 @@ guard_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, v
 		refuse(object_id, "drop");
 	if (class_id == TriggerRelationId)
 	{
-		Oid			relid;
+		Oid			relid = table_of_our_trigger(object_id);
 
-		if (replicated_table_owns_trigger(object_id, &relid) && is_active(relid))
-			refuse(relid, "drop the capture trigger of");
+		if (is_active(relid))
+			refuse(relid, "drop a trigger of");
 	}
 }
 
