@@ -224,18 +224,31 @@ sub peer_conninfo
 
 # $node->query($sql, timeout => seconds): { ok, rows, stderr, sqlstate, seconds, timed_out }; never dies for an error of SQL.
 # sqlstate is that of the first error, '' if there was none; a connection that fails or breaks gives '08006'.
+#
+# The statements go to psql in a file: fed through a pipe they would break IPC::Run when psql ends because it can't connect.
 sub query
 {
 	my ($self, $sql, %params) = @_;
-	my ($stdout, $stderr, $timed_out) = ('', '', 0);
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/query.$$.sql";
+	open(my $handle, '>', $file) or die "$file: $!";
+	print $handle "$sql\n";
+	close($handle);
+
+	my ($stdout, $stderr, $timed_out, $status) = ('', '', 0, undef);
+	my $timer = IPC::Run::timeout($params{timeout} || 30, exception => 'query timed out');
 	my $started = time();
-	my $status = $self->psql(
-		$params{dbname} || 'postgres', $sql,
-		stdout => \$stdout,
-		stderr => \$stderr,
-		timeout => $params{timeout} || 30,
-		timed_out => \$timed_out,
-		extra_params => [ '-v', 'VERBOSITY=verbose' ]);
+	eval {
+		IPC::Run::run(
+			[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-f', $file,
+				'-d', $self->connstr($params{dbname} || 'postgres') ],
+			'<', '/dev/null', '>', \$stdout, '2>', \$stderr, $timer);
+		$status = $?;
+	};
+	die $@ if $@ && $@ !~ /^query timed out/;
+	$timed_out = 1 if $@;
+	unlink($file);
+	chomp($stdout, $stderr);
+
 	my ($sqlstate) = $stderr =~ /(?:ERROR|FATAL|PANIC):\s+([0-9A-Z]{5}):/;
 	my $ok = defined $status && $status == 0;
 	$sqlstate = $ok ? '' : '08006' unless defined $sqlstate;
