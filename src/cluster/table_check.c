@@ -12,6 +12,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
@@ -66,6 +67,22 @@ check_kind(Relation relation)
 			   "Run ALTER TABLE ... NOT OF first.");
 	if (has_superclass(RelationGetRelid(relation)) || has_subclass(RelationGetRelid(relation)))
 		refuse(ERRCODE_FEATURE_NOT_SUPPORTED, relation, "It is part of an inheritance tree.", "Use an ordinary table.");
+}
+
+/* The apply worker of this node looks the table up by its name, and sees what is committed. */
+static void
+check_visible_to_others(Relation relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(RelationGetRelid(relation)));
+	bool		is_mine;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", RelationGetRelid(relation));
+	is_mine = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	ReleaseSysCache(tuple);
+	if (is_mine)
+		refuse(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, relation, "It was created or changed in this transaction.",
+			   "Commit first, then call quorum.replicate().");
 }
 
 static void
@@ -171,6 +188,7 @@ check_table_is_replicable(Relation relation)
 {
 	check_kind(relation);
 	check_ownership_by_system(relation);
+	check_visible_to_others(relation);
 	check_indexes(relation);
 	check_rules_and_triggers(relation);
 	check_foreign_keys(relation);

@@ -1,0 +1,49 @@
+-- The columns of the views, with their types and order: what scripts of users rely on.
+BEGIN;
+SELECT plan(17);
+
+CREATE FUNCTION pg_temp.shape_of(view regclass) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
+	FROM pg_attribute WHERE attrelid = view AND attnum > 0 AND NOT attisdropped
+$$;
+
+SELECT is(pg_temp.shape_of('quorum.status'),
+	'node_name text, role text, leader_name text, ballot text, has_quorum boolean, voters integer, voters_reachable integer, '
+	'quorum_size integer, chosen_index bigint, applied_index bigint, last_error text', 'quorum.status');
+SELECT is(pg_temp.shape_of('quorum.nodes'),
+	'node_name text, conninfo text, is_voter boolean, is_leader boolean, reachable boolean, accepted_index bigint, '
+	'applied_index bigint, lag_entries bigint, last_contact timestamp with time zone, round_trip interval', 'quorum.nodes');
+SELECT is(pg_temp.shape_of('quorum.tables'),
+	'schema_name name, table_name name, state text, row_count bigint, estimated_rows bigint, origin_node text, '
+	'activated_index bigint, table_id bigint', 'quorum.tables');
+SELECT is(pg_temp.shape_of('quorum.stats'),
+	'transactions_committed bigint, transactions_rejected bigint, transactions_refused bigint, transactions_abandoned bigint, '
+	'average_commit_wait interval, bytes_proposed bigint, entries_applied bigint, rows_applied bigint, apply_transactions bigint, '
+	'blockers_aborted bigint, elections_started bigint, ballots_won bigint, journal_bytes bigint, journal_syncs bigint, '
+	'frames_sent bigint, frames_received bigint', 'quorum.stats');
+SELECT is(pg_temp.shape_of('quorum.log'),
+	'log_index bigint, origin_node text, incarnation bigint, sequence bigint, kind text, verdict text, bytes bigint, '
+	'conflict_index bigint', 'quorum.log');
+SELECT is(pg_temp.shape_of('quorum.position'), 'one boolean, applied_index bigint', 'quorum.position');
+SELECT is(pg_temp.shape_of('quorum.replicated_table'),
+	'table_id bigint, relation regclass, schema_name name, table_name name, state "char", origin_node integer, '
+	'activated_index bigint, row_count bigint', 'quorum.replicated_table');
+
+-- ---- what they show of a cluster of one node
+SELECT results_eq(
+	'SELECT node_name, role, leader_name, has_quorum, voters, voters_reachable, quorum_size, last_error FROM quorum.status',
+	$$VALUES ('n1', 'leader', 'n1', true, 1, 1, 1, NULL)$$, 'the only node leads');
+SELECT is((SELECT count(*) FROM quorum.status), 1::bigint, 'quorum.status has one row');
+SELECT is((SELECT count(*) FROM quorum.stats), 1::bigint, 'quorum.stats has one row');
+SELECT is((SELECT count(*) FROM quorum.position), 1::bigint, 'quorum.position has one row');
+SELECT throws_ok('INSERT INTO quorum.position VALUES (false, 1)', '23514', NULL, 'and can have no other kind of row');
+SELECT results_eq('SELECT node_name, is_voter, is_leader, reachable, lag_entries FROM quorum.nodes',
+	$$VALUES ('n1', true, true, true, 0::bigint)$$, 'quorum.nodes knows the node');
+SELECT ok((SELECT conninfo LIKE '%user=quorum_link%' FROM quorum.nodes), 'and shows its conninfo');
+SELECT cmp_ok((SELECT chosen_index FROM quorum.status), '>=', (SELECT applied_index FROM quorum.status), 'nothing is applied before it is chosen');
+SELECT results_eq('SELECT log_index FROM quorum.log_entries(1, 1)', $$SELECT 1::bigint FROM quorum.status WHERE chosen_index >= 1$$,
+	'log_entries() gives the part that it is asked for');
+SELECT is_empty('SELECT * FROM quorum.log_entries(5, 4)', 'and nothing if there is none');
+
+SELECT * FROM finish();
+ROLLBACK;
