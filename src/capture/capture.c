@@ -1,0 +1,508 @@
+/*
+ * capture.c
+ *	  The write set of the current transaction: row triggers put changes in, savepoints take them out, the gate encodes it.
+ *
+ * Process: client backend.  Must never lose a change: what the server counts as written to a replicated table and what was
+ * captured are compared before a commit.
+ *
+ * Order.  AFTER ROW triggers fire when a statement ends, so a statement that runs within another one (in a trigger or a function) is
+ * captured before what is left of the outer one, whether its changes came before or after those.  Neither the order of capture nor
+ * the command ids tell (an outer statement keeps its command id while inner ones go by).  What tells: when an inner statement has been
+ * captured, the rows that the server has counted and that are not captured yet belong to outer statements, and were changed before
+ * it.  Hence each change keeps that number, and its place in the write set is the first free one that leaves so many free places
+ * before it.
+ *
+ * Invariants
+ *	 1. `data` is the changes in the order of capture, without gaps; marks[] say how long it was when a savepoint's changes began.
+ *	 2. counted rows - skew - captured rows = rows changed and not captured yet, but for insertions that the server has taken back
+ *		(ON CONFLICT that met a concurrent insertion), counted as inserted and deleted.
+ *	 3. base and orphan epoch are noted when the first change is captured, and kept if that is rolled back: too old is safe.
+ *
+ * Locks: none.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "libpq/pqformat.h"
+#include "pgstat.h"
+#include "tcop/utility.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "apply/apply.h"
+#include "capture/capture.h"
+#include "capture/written_tables.h"
+#include "config.h"
+#include "shared/proposal_queue.h"
+#include "shared/replicated_tables.h"
+#include "shared/writeset.h"
+
+PG_FUNCTION_INFO_V1(quorum_capture_trigger);
+PG_FUNCTION_INFO_V1(quorum_refuse_truncate);
+
+#define INITIAL_CHANGES 64
+#define INITIAL_MARKS 8
+#define STATEMENT_OPEN PG_UINT32_MAX	/* places_before of a change whose statement has not ended */
+
+typedef struct CapturedChange
+{
+	uint32		offset;			/* in data */
+	uint32		length;
+	uint32		places_before;	/* free places to leave before it, or STATEMENT_OPEN */
+} CapturedChange;
+
+/* State at the first change within a subtransaction. */
+typedef struct SavepointMark
+{
+	int			nest_level;
+	uint32		change_count;
+	int			data_length;
+	RowCounts	captured;
+	RowCounts	skew;
+} SavepointMark;
+
+typedef struct WriteSet
+{
+	bool		begun;			/* all below is valid, and lives in TopTransactionContext */
+	uint64		base;
+	uint64		orphan_epoch;
+	StringInfoData data;
+	CapturedChange *changes;
+	uint32		change_count;
+	uint32		change_capacity;
+	SavepointMark *marks;
+	int			mark_count;
+	int			mark_capacity;
+	RowCounts	captured;
+	RowCounts	skew;			/* counted, and not to be captured: before replicate() or after unreplicate() */
+} WriteSet;
+
+static WriteSet write_set;
+
+static ExecutorFinish_hook_type previous_executor_finish = NULL;
+static ProcessUtility_hook_type previous_process_utility = NULL;
+
+/* ---- beginning and end ---- */
+
+static void
+begin_write_set(void)
+{
+	MemoryContext old_context;
+
+	if (write_set.begun)
+		return;
+	gate_check_may_write();
+	if (!pgstat_track_counts)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("replicated tables cannot be written while track_counts is off"),
+				 errhint("Set track_counts to on.")));
+	old_context = MemoryContextSwitchTo(TopTransactionContext);
+	memset(&write_set, 0, sizeof(write_set));
+	initStringInfo(&write_set.data);
+	write_set.change_capacity = INITIAL_CHANGES;
+	write_set.changes = palloc(INITIAL_CHANGES * sizeof(CapturedChange));
+	write_set.mark_capacity = INITIAL_MARKS;
+	write_set.marks = palloc(INITIAL_MARKS * sizeof(SavepointMark));
+	MemoryContextSwitchTo(old_context);
+	write_set.orphan_epoch = orphan_epoch();
+	write_set.base = turn_applied_index();
+	write_set.begun = true;
+}
+
+void
+capture_reset(void)
+{
+	memset(&write_set, 0, sizeof(write_set));	/* its memory goes with the transaction */
+}
+
+bool
+capture_is_empty(void)
+{
+	return write_set.change_count == 0;
+}
+
+uint64
+capture_base(void)
+{
+	return write_set.base;
+}
+
+uint64
+capture_orphan_epoch(void)
+{
+	return write_set.orphan_epoch;
+}
+
+/* ---- savepoints ---- */
+
+/* Before the first change within a subtransaction: what to go back to. */
+static void
+mark_savepoint(void)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+	SavepointMark *mark;
+
+	if (nest_level <= 1 ||
+		(write_set.mark_count > 0 && write_set.marks[write_set.mark_count - 1].nest_level >= nest_level))
+		return;
+	if (write_set.mark_count == write_set.mark_capacity)
+	{
+		write_set.mark_capacity *= 2;
+		write_set.marks = repalloc(write_set.marks, write_set.mark_capacity * sizeof(SavepointMark));
+	}
+	mark = &write_set.marks[write_set.mark_count++];
+	mark->nest_level = nest_level;
+	mark->change_count = write_set.change_count;
+	mark->data_length = write_set.data.len;
+	mark->captured = write_set.captured;
+	mark->skew = write_set.skew;
+}
+
+static void
+roll_back_to(const SavepointMark *mark)
+{
+	write_set.change_count = mark->change_count;
+	write_set.data.len = mark->data_length;
+	write_set.captured = mark->captured;
+	write_set.skew = mark->skew;
+}
+
+/* The changes of a released savepoint belong to the level above, which keeps its own mark if it has one. */
+static void
+release_savepoint(int nest_level)
+{
+	SavepointMark *top = &write_set.marks[write_set.mark_count - 1];
+	int			level_below = write_set.mark_count > 1 ? top[-1].nest_level : 1;
+
+	if (top->nest_level != nest_level)
+		return;
+	if (level_below == nest_level - 1)
+		write_set.mark_count--;
+	else
+		top->nest_level = nest_level - 1;
+}
+
+static void
+subtransaction_callback(SubXactEvent event, SubTransactionId id, SubTransactionId parent_id, void *argument)
+{
+	int			nest_level = GetCurrentTransactionNestLevel();
+
+	if (!write_set.begun || write_set.mark_count == 0)
+		return;
+	if (event == SUBXACT_EVENT_COMMIT_SUB)
+		release_savepoint(nest_level);
+	else if (event == SUBXACT_EVENT_ABORT_SUB)
+		while (write_set.mark_count > 0 && write_set.marks[write_set.mark_count - 1].nest_level >= nest_level)
+			roll_back_to(&write_set.marks[--write_set.mark_count]);
+}
+
+/* ---- putting changes in ---- */
+
+static void
+check_size(void)
+{
+	if ((Size) write_set.data.len > (Size) quorum_max_transaction_kb * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("transaction is too large to be replicated"),
+				 errdetail("Its write set has more than %d kB; quorum.max_transaction_size is %d kB.",
+						   write_set.data.len / 1024, quorum_max_transaction_kb),
+				 errhint("Split it into smaller transactions, or raise the limit.")));
+}
+
+/* The bytes from `offset` on are a whole change. */
+static void
+add_change(uint32 offset, uint32 places_before)
+{
+	CapturedChange *change;
+
+	check_size();
+	if (write_set.change_count == write_set.change_capacity)
+	{
+		write_set.change_capacity *= 2;
+		write_set.changes = repalloc_huge(write_set.changes,
+										  (Size) write_set.change_capacity * sizeof(CapturedChange));
+	}
+	change = &write_set.changes[write_set.change_count++];
+	change->offset = offset;
+	change->length = write_set.data.len - offset;
+	change->places_before = places_before;
+}
+
+void
+capture_add_control(const char *bytes, Size length)
+{
+	uint32		offset;
+
+	begin_write_set();
+	mark_savepoint();
+	offset = write_set.data.len;
+	appendBinaryStringInfo(&write_set.data, bytes, length);
+	add_change(offset, 0);
+	write_set.skew = row_counts_minus(written_row_counts(), write_set.captured);
+}
+
+static uint64
+id_of_table(Relation relation)
+{
+	const ReplicatedTable *table = replicated_table_by_relid(RelationGetRelid(relation));
+
+	if (table == NULL)
+	{
+		replicated_tables_invalidate();
+		table = replicated_table_by_relid(RelationGetRelid(relation));
+	}
+	if (table == NULL || table->state != REPLICATED_TABLE_ACTIVE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" is not replicated, but has the trigger of a replicated table",
+						RelationGetRelationName(relation)),
+				 errhint("Drop that trigger, and call quorum.replicate() if the table is to be replicated.")));
+	return table->table_id;
+}
+
+static void
+capture_row(const TriggerData *trigger)
+{
+	Relation	relation = trigger->tg_relation;
+	StringInfo	data = &write_set.data;
+	uint64		table_id = id_of_table(relation);
+	uint32		offset;
+
+	begin_write_set();
+	mark_savepoint();
+	offset = data->len;
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+	{
+		pq_sendbyte(data, WRITESET_INSERT);
+		pq_sendint64(data, table_id);
+		writeset_put_row(data, relation, trigger->tg_trigslot);
+		write_set.captured.inserted++;
+	}
+	else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+	{
+		pq_sendbyte(data, WRITESET_UPDATE);
+		pq_sendint64(data, table_id);
+		writeset_put_key(data, relation, trigger->tg_trigslot);
+		writeset_put_row(data, relation, trigger->tg_newslot);
+		write_set.captured.updated++;
+	}
+	else
+	{
+		pq_sendbyte(data, WRITESET_DELETE);
+		pq_sendint64(data, table_id);
+		writeset_put_key(data, relation, trigger->tg_trigslot);
+		write_set.captured.deleted++;
+	}
+	add_change(offset, STATEMENT_OPEN);
+}
+
+Datum
+quorum_capture_trigger(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("quorum.capture() must be called as an AFTER ROW trigger"),
+				 errhint("quorum.replicate() makes that trigger.")));
+	if (!am_apply_worker)
+		capture_row(trigger);
+	return PointerGetDatum(NULL);
+}
+
+Datum
+quorum_refuse_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("quorum.refuse_truncate() must be called as a TRUNCATE trigger")));
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot truncate replicated table \"%s\"", RelationGetRelationName(trigger->tg_relation)),
+			 errhint("Use DELETE instead.")));
+}
+
+/* ---- the end of a statement ---- */
+
+/* Everything that the statement changed is captured; what is changed and not captured belongs to statements around it. */
+static void
+end_statement(uint32 first_change)
+{
+	int64		uncaptured;
+
+	if (write_set.change_count <= first_change)
+		return;
+	uncaptured = row_counts_total(row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew),
+												   write_set.captured));
+	for (uint32 i = first_change; i < write_set.change_count; i++)
+		if (write_set.changes[i].places_before == STATEMENT_OPEN)
+			write_set.changes[i].places_before = (uint32) Max(uncaptured, 0);
+}
+
+static void
+executor_finish(QueryDesc *query)
+{
+	uint32		first_change = write_set.change_count;
+
+	if (previous_executor_finish)
+		previous_executor_finish(query);
+	else
+		standard_ExecutorFinish(query);
+	end_statement(first_change);
+}
+
+/* COPY is the only other statement that fires row triggers at its end. */
+static void
+process_utility(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
+				QueryCompletion *completion)
+{
+	uint32		first_change = write_set.change_count;
+
+	if (previous_process_utility)
+		previous_process_utility(statement, query_string, read_only_tree, context, parameters, environment,
+								 destination, completion);
+	else
+		standard_ProcessUtility(statement, query_string, read_only_tree, context, parameters, environment,
+								destination, completion);
+	if (IsA(statement->utilityStmt, CopyStmt))
+		end_statement(first_change);
+}
+
+/* ---- taking it out ---- */
+
+static bool
+is_out_of_order(void)
+{
+	for (uint32 i = 0; i < write_set.change_count; i++)
+		if (write_set.changes[i].places_before != 0 && write_set.changes[i].places_before != STATEMENT_OPEN)
+			return true;
+	return false;
+}
+
+static void
+report_uncaptured(RowCounts missing)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("replicated tables were changed without being captured"),
+			 errdetail("Rows inserted, updated and deleted that are missing from the write set: %lld, %lld and %lld.",
+					   (long long) missing.inserted, (long long) missing.updated, (long long) missing.deleted),
+			 errhint("A trigger \"" CAPTURE_TRIGGER_NAME "\" is disabled or missing, or track_counts was changed within the transaction.")));
+}
+
+/* A disabled trigger must not let nodes diverge, nor an unknown order. */
+static void
+check_completeness(void)
+{
+	RowCounts	missing = row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew), write_set.captured);
+
+	if (missing.updated != 0 || missing.inserted < 0 || missing.inserted != missing.deleted)
+		report_uncaptured(missing);
+	if (missing.inserted > 0 && is_out_of_order())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not commit: a concurrent insertion disturbed the order of this transaction's changes"),
+				 errhint("Retry the transaction.")));
+}
+
+/*
+ * Free places are counted in a Fenwick tree, 1-based: tree[i] is the number of free places in (i - lowbit(i), i].  Returns the place, 0-based,
+ * that has `places_before` free ones before it, and takes it.
+ */
+static uint32
+take_place(uint32 *tree, uint32 size, uint32 top_bit, uint32 places_before)
+{
+	uint32		place = 0;
+
+	for (uint32 step = top_bit; step > 0; step >>= 1)
+		if (place + step <= size && tree[place + step] <= places_before)
+		{
+			place += step;
+			places_before -= tree[place];
+		}
+	for (uint32 i = place + 1; i <= size; i += i & -i)
+		tree[i]--;
+	return place;
+}
+
+/* See the head of this file.  The result holds indexes of changes. */
+static uint32 *
+order_of_changes(void)
+{
+	uint32		size = write_set.change_count;
+	uint32	   *tree = palloc_extended((Size) (size + 1) * sizeof(uint32), MCXT_ALLOC_HUGE);
+	uint32	   *order = palloc_extended((Size) size * sizeof(uint32), MCXT_ALLOC_HUGE);
+	uint32		top_bit = 1;
+
+	while (top_bit <= size / 2)
+		top_bit *= 2;
+	for (uint32 i = 1; i <= size; i++)
+		tree[i] = i & -i;
+	for (uint32 i = 0; i < size; i++)
+	{
+		uint32		places_before = write_set.changes[i].places_before;
+		uint32		free_places = size - i;
+
+		if (places_before == STATEMENT_OPEN)
+			places_before = 0;
+		order[take_place(tree, size, top_bit, Min(places_before, free_places - 1))] = i;
+	}
+	pfree(tree);
+	return order;
+}
+
+void
+capture_encode(StringInfo payload)
+{
+	check_completeness();
+	writeset_begin(payload);
+	if (is_out_of_order())
+	{
+		uint32	   *order = order_of_changes();
+
+		for (uint32 i = 0; i < write_set.change_count; i++)
+		{
+			CapturedChange *change = &write_set.changes[order[i]];
+
+			appendBinaryStringInfo(payload, write_set.data.data + change->offset, change->length);
+		}
+		pfree(order);
+	}
+	else
+		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
+	writeset_finish(payload, write_set.base, write_set.change_count);
+}
+
+/* ---- set-up ---- */
+
+/* A transaction without a write set must not have changed replicated tables either. */
+static void
+transaction_callback(XactEvent event, void *argument)
+{
+	if ((event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE) || am_apply_worker ||
+		write_set.change_count > 0 || !TransactionIdIsValid(GetTopTransactionIdIfAny()) || !in_quorum_database())
+		return;
+	check_no_uncaptured_writes();
+}
+
+void
+capture_init(void)
+{
+	RegisterXactCallback(transaction_callback, NULL);
+	RegisterSubXactCallback(subtransaction_callback, NULL);
+	previous_executor_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = executor_finish;
+	previous_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
