@@ -10,7 +10,8 @@
  *	   0  u64  index, i itself
  *	   8  u8   format version, 1
  *	   9  u8   verdict
- *	  10  u16  zero
+ *	  10  u8   kind of the value (PaxosValueKind)
+ *	  11  u8   zero
  *	  12  u32  origin
  *	  16  u64  incarnation
  *	  24  u64  sequence
@@ -112,6 +113,7 @@ encode_item(uint8 *bytes, uint64 index, const LogItem *item)
 	put_uint64(bytes, index);
 	bytes[8] = CHOSEN_LOG_VERSION;
 	bytes[9] = (uint8) item->verdict;
+	bytes[10] = item->value_kind;
 	put_uint32(bytes + 12, item->origin);
 	put_uint64(bytes + 16, item->incarnation);
 	put_uint64(bytes + 24, item->sequence);
@@ -137,6 +139,7 @@ decode_item(const uint8 *bytes, uint64 index, LogItem *item)
 		return "its verdict is unknown";
 
 	item->verdict = (LogVerdict) bytes[9];
+	item->value_kind = bytes[10];
 	item->origin = get_uint32(bytes + 12);
 	item->incarnation = get_uint64(bytes + 16);
 	item->sequence = get_uint64(bytes + 24);

@@ -40,7 +40,8 @@ typedef struct Journal Journal;
 typedef void (*JournalRecordCallback) (void *context, const PaxosRecord *record, JournalPlace place);
 
 /*
- * journal_create: makes an empty journal in `directory` (which must exist and hold none), durably.
+ * journal_create: makes an empty journal in `directory` (which must exist and hold none), durably.  ERRCODE_DATA_CORRUPTED if a chosen
+ * log is there: then there was a journal, and what this node promised is forgotten.
  * journal_open: recovers.  A torn tail is cut (LOG); anything else wrong raises ERRCODE_DATA_CORRUPTED with file and offset in
  * DETAIL, and nothing is changed.  *start_count is the number of journal_open calls in this journal's life, this one included,
  * made durable before return: the worker's incarnation.

@@ -102,6 +102,13 @@ journal_create(const char *directory, const JournalIdentity *identity)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_FILE),
 				 errmsg("directory \"%s\" holds a journal already", directory)));
+	/* An acceptor that lost its journal does not know what it promised; it must not begin again under the same name. */
+	if (journal_was_there(directory))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the journal of this node is missing"),
+				 errdetail("Directory \"%s\" holds a chosen log, but no segment of the journal that it was made from.", directory),
+				 errhint("Rejoin this node as a new one.")));
 	if (!segment_prepare(&preparation, directory, &format, 1, JOURNAL_SEGMENT_BYTES, ERROR))
 		elog(ERROR, "the first segment of the journal was not made");
 }

@@ -91,6 +91,8 @@ segment_list(const char *directory, int *count)
 	struct dirent *entry;
 
 	*count = 0;
+	if (dir == NULL && errno == ENOENT)
+		return numbers;
 	while ((entry = ReadDir(dir, directory)) != NULL)
 	{
 		unsigned long long number;
@@ -112,6 +114,16 @@ segment_list(const char *directory, int *count)
 	FreeDir(dir);
 	qsort(numbers, *count, sizeof(uint64), compare_numbers);
 	return numbers;
+}
+
+bool
+journal_was_there(const char *directory)
+{
+	char		path[MAXPGPATH];
+	struct stat status;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, CHOSEN_LOG_FILE_NAME);
+	return stat(path, &status) == 0;
 }
 
 bool

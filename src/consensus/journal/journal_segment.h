@@ -24,8 +24,11 @@ extern uint32_t segment_crc32c(const void *bytes, size_t length);
 extern int	segment_open_file(const char *path, int flags);
 extern void segment_close_file(int fd);
 
-/* Numbers of the segments in the directory, ascending; palloc'd. */
+/* Numbers of the segments in the directory, ascending; palloc'd.  None, if there is no directory. */
 extern uint64 *segment_list(const char *directory, int *count);
+
+/* A chosen log stands there: it is written only beside a journal. */
+extern bool journal_was_there(const char *directory);
 
 /* Zeros [from, to), not synced.  False, with errno, only if elevel is below ERROR. */
 extern bool segment_zero(int fd, const char *path, uint64 from, uint64 to, int elevel);
