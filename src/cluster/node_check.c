@@ -83,14 +83,16 @@ check_node_name(const char *node_name)
 					 NAMEDATALEN - 1)));
 }
 
+/* The statement is kept out of the server log: the conninfo stands in it, and a password perhaps. */
 static void
 refuse_conninfo(const char *parameter, const char *detail, const char *hint)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid %s", parameter),
+			 errmsg("invalid value for parameter \"%s\"", parameter),
 			 errdetail_internal("%s", detail),
-			 hint ? errhint("%s", hint) : 0));
+			 hint ? errhint("%s", hint) : 0,
+			 errhidestmt(true)));
 }
 
 void
