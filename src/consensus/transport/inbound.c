@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "consensus/transport/inbound.h"
+#include "consensus/transport/stream_segment.h"
 #include "consensus/transport/transport.h"
 #include "shared/shmem.h"
 
@@ -37,7 +38,9 @@ typedef struct InboundStream
 	uint64		generation;		/* last one that was looked at */
 	uint32		node_id;
 	dsm_segment *segment;		/* NULL: no stream */
+	StreamSegment *shared;		/* its address */
 	shm_mq_handle *queue;
+	uint64		frames_received;	/* of shared->frames_announced */
 	bool		rejected;		/* by the callback that is reading it now */
 } InboundStream;
 
@@ -86,6 +89,7 @@ detach_stream(InboundStream *stream)
 		pfree(stream->queue);
 	}
 	stream->segment = NULL;
+	stream->shared = NULL;
 	stream->queue = NULL;
 	stream->rejected = false;
 }
@@ -106,18 +110,20 @@ attach_stream(InboundStream *stream, uint32 node_id, dsm_handle handle)
 {
 	MemoryContext old_context;
 	dsm_segment *segment = dsm_attach(handle);
-	shm_mq	   *queue;
+	shm_mq	   *ring;
 
 	if (segment == NULL)
 		return false;
 	dsm_pin_mapping(segment);
-	queue = dsm_segment_address(segment);
-	shm_mq_set_receiver(queue, MyProc);
+	stream->segment = segment;
+	stream->shared = dsm_segment_address(segment);
+	stream->frames_received = 0;
+	ring = stream_segment_ring(stream->shared);
+	shm_mq_set_receiver(ring, MyProc);
 
 	old_context = MemoryContextSwitchTo(inbound_context);
-	stream->queue = shm_mq_attach(queue, segment, NULL);
+	stream->queue = shm_mq_attach(ring, segment, NULL);
 	MemoryContextSwitchTo(old_context);
-	stream->segment = segment;
 	stream->node_id = node_id;
 	return true;
 }
@@ -144,6 +150,14 @@ inbound_adopt(void (*arrived) (uint32 node_id))
 	}
 }
 
+/* Is it worth asking the queue?  See stream_segment.h for why that is not free. */
+static bool
+has_news(const InboundStream *stream)
+{
+	return pg_atomic_read_u64(&stream->shared->frames_announced) != stream->frames_received ||
+		pg_atomic_read_u32(&stream->shared->closed) != 0;
+}
+
 /* True if it stopped at the bound. */
 static bool
 drain_stream(InboundStream *stream, void (*frame) (uint32 node_id, const uint8 *bytes, size_t length))
@@ -154,8 +168,11 @@ drain_stream(InboundStream *stream, void (*frame) (uint32 node_id, const uint8 *
 	{
 		Size		length;
 		void	   *bytes;
-		shm_mq_result result = shm_mq_receive(stream->queue, &length, &bytes, true);
+		shm_mq_result result;
 
+		if (!has_news(stream))
+			return false;
+		result = shm_mq_receive(stream->queue, &length, &bytes, true);
 		if (result == SHM_MQ_WOULD_BLOCK)
 			return false;
 		if (result == SHM_MQ_DETACHED)
@@ -163,6 +180,7 @@ drain_stream(InboundStream *stream, void (*frame) (uint32 node_id, const uint8 *
 			detach_stream(stream);
 			return false;
 		}
+		stream->frames_received++;
 		delivering = stream;
 		frame(stream->node_id, bytes, length);
 		delivering = NULL;

@@ -54,13 +54,12 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "consensus/transport/stream_segment.h"
 #include "consensus/transport/transport.h"
 #include "shared/shmem.h"
 
 /* The postmaster's lock file, as miscinit.c names it. */
 #define POSTMASTER_LOCK_FILE "postmaster.pid"
-
-#define QUEUE_BYTES (1024 * 1024)
 
 /* A buffer that grew beyond this for one huge frame is given back. */
 #define BUFFER_KEPT_BYTES (1024 * 1024)
@@ -85,9 +84,11 @@ typedef struct PeerStream
 	int			slot;			/* in QuorumShmem->streams; -1 until published */
 	uint64		generation;
 	dsm_segment *segment;
+	StreamSegment *shared;		/* its address */
 	shm_mq	   *ring;
 	shm_mq_handle *queue;
 	StringInfoData frame;
+	bool		is_encrypted;
 	TimestampTz next_shutdown_check;
 } PeerStream;
 
@@ -288,9 +289,12 @@ publish_stream(PeerStream *stream)
 	int			older_pid = 0;
 	bool		worker_runs;
 
-	stream->segment = dsm_create(QUEUE_BYTES, 0);
+	stream->segment = dsm_create(STREAM_SEGMENT_BYTES, 0);
 	dsm_pin_mapping(stream->segment);
-	stream->ring = shm_mq_create(dsm_segment_address(stream->segment), QUEUE_BYTES);
+	stream->shared = dsm_segment_address(stream->segment);
+	pg_atomic_init_u64(&stream->shared->frames_announced, 0);
+	pg_atomic_init_u32(&stream->shared->closed, 0);
+	stream->ring = shm_mq_create(stream_segment_ring(stream->shared), STREAM_RING_BYTES);
 	shm_mq_set_sender(stream->ring, MyProc);
 	stream->queue = shm_mq_attach(stream->ring, stream->segment, NULL);
 
@@ -343,7 +347,11 @@ retract_stream(int code, Datum argument)
 		stream->slot = -1;
 	}
 	if (stream->segment != NULL)
+	{
+		/* Before the detaching, which sets the worker's latch. */
+		pg_atomic_write_u32(&stream->shared->closed, 1);
 		dsm_detach(stream->segment);
+	}
 	stream->segment = NULL;
 }
 
@@ -448,11 +456,12 @@ check_worker_is_attached(PeerStream *stream)
 		leave_with(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, WORKER_LET_GO);
 }
 
-/* Waits for the latch and the socket, not for longer than until the next check for a shutdown. */
-static void
+/* Waits for the latch and the socket, not for longer than until the next check for a shutdown.  Returns true if it is the socket. */
+static bool
 wait_for_work(PeerStream *stream)
 {
 	WaitEvent	event;
+	bool		is_readable = false;
 
 	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
 	if (WaitEventSetWait(FeBeWaitSet, SHUTDOWN_CHECK_INTERVAL_MS, &event, 1, PG_WAIT_EXTENSION) == 1)
@@ -461,9 +470,11 @@ wait_for_work(PeerStream *stream)
 			proc_exit(1);
 		if (event.events & WL_LATCH_SET)
 			ResetLatch(MyLatch);
+		is_readable = (event.events & WL_SOCKET_READABLE) != 0;
 	}
 	check_still_wanted(stream);
 	check_worker_is_attached(stream);
+	return is_readable;
 }
 
 static void
@@ -513,6 +524,7 @@ forward_frame(PeerStream *stream)
 
 	if (stream->frame.len == 0)
 		leave_with(ERRCODE_PROTOCOL_VIOLATION, "a frame of a peer stream must not be empty");
+	pg_atomic_fetch_add_u64(&stream->shared->frames_announced, 1);
 	for (;;)
 	{
 		/* Forced out, or the worker would hear of it only when a quarter of the ring is full. */
@@ -567,9 +579,9 @@ take_message(PeerStream *stream, unsigned char type)
 	return true;
 }
 
-/* Reads until nothing is left in the socket.  Returns false on CopyDone. */
+/* Under TLS a part of what was received may be inside the TLS library, where no wait sees it: only "nothing left" is sure. */
 static bool
-take_messages(PeerStream *stream)
+take_encrypted_messages(PeerStream *stream)
 {
 	for (;;)
 	{
@@ -592,14 +604,52 @@ take_messages(PeerStream *stream)
 	}
 }
 
+/* The socket is readable: one system call gets all of a burst of small frames, and two less are needed than above. */
+static bool
+take_plain_messages(PeerStream *stream)
+{
+	do
+	{
+		int			type;
+
+		pq_startmsgread();
+		type = pq_getbyte();
+		if (type == EOF)
+			proc_exit(0);
+		if (!take_message(stream, (unsigned char) type))
+			return false;
+		check_still_wanted(stream);
+	} while (pq_buffer_has_data());
+	return true;
+}
+
+/* Returns at CopyDone. */
+static void
+forward_frames(PeerStream *stream)
+{
+	bool		goes_on = true;
+
+	/* What came together with the CALL is in a buffer already, and no wait would see it. */
+	if (stream->is_encrypted)
+		goes_on = take_encrypted_messages(stream);
+	else if (pq_buffer_has_data())
+		goes_on = take_plain_messages(stream);
+	while (goes_on)
+	{
+		bool		is_readable = wait_for_work(stream);
+
+		if (is_readable)
+			goes_on = stream->is_encrypted ? take_encrypted_messages(stream) : take_plain_messages(stream);
+	}
+}
+
 static void
 run_stream(PeerStream *stream)
 {
 	publish_stream(stream);
 	await_worker(stream);
 	send_copy_both_response();
-	while (take_messages(stream))
-		wait_for_work(stream);
+	forward_frames(stream);
 	pq_putemptymessage('c');
 }
 
@@ -615,6 +665,7 @@ quorum_peer_stream(PG_FUNCTION_ARGS)
 	leave_transaction(fcinfo);
 	set_session_limits(&stream);
 
+	stream.is_encrypted = MyBEEntry->st_ssl || MyBEEntry->st_gss;
 	/* Lives as long as the CALL, whatever ends that; the transaction's contexts have just gone. */
 	stream_context = AllocSetContextCreate(PortalContext, "peer stream", ALLOCSET_DEFAULT_SIZES);
 	old_context = MemoryContextSwitchTo(stream_context);
