@@ -159,7 +159,7 @@ report_rejected(uint64 conflict_index)
 	if (conflict_index == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not commit: the log took no effect from this proposal"),
+				 errmsg("could not commit: an entry that a quorum agreed on came first"),
 				 errhint("Retry the transaction.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -22,6 +22,7 @@
 
 ProposalQueue *proposal_queue = NULL;
 uint64	   *waiting_index = NULL;
+LocalTransactionId *doomed_transactions = NULL;
 static void *payload_area_place = NULL;
 static dsa_area *payload_area = NULL;
 
@@ -31,12 +32,20 @@ queue_size(void)
 	return MAXALIGN(add_size(offsetof(ProposalQueue, slots), mul_size(quorum_queue_slots, sizeof(ProposalSlot))));
 }
 
+/* Backend ids start at 1. */
+static Size
+doomed_size(void)
+{
+	return MAXALIGN(mul_size(MaxBackends + 1, sizeof(LocalTransactionId)));
+}
+
 Size
 proposal_queue_shmem_size(void)
 {
 	Size		size = queue_size();
 
 	size = add_size(size, MAXALIGN(mul_size(quorum_queue_slots, sizeof(uint64))));
+	size = add_size(size, doomed_size());
 	return add_size(size, PAYLOAD_AREA_BYTES);
 }
 
@@ -72,7 +81,8 @@ proposal_queue_shmem_startup(void)
 
 	proposal_queue = (ProposalQueue *) place;
 	waiting_index = (uint64 *) (place + queue_size());
-	payload_area_place = place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64));
+	doomed_transactions = (LocalTransactionId *) (place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64)));
+	payload_area_place = (char *) doomed_transactions + doomed_size();
 	if (found)
 		return;
 	memset(place, 0, proposal_queue_shmem_size());
@@ -175,16 +185,33 @@ copy_payload(const char *payload, Size length)
 	return pointer;
 }
 
+static void
+report_not_submitted(bool doomed)
+{
+	if (doomed)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
+				 errhint("Retry the transaction.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many transactions wait for the quorum"),
+			 errdetail("quorum.max_pending_transactions is %d.", proposal_queue->slot_count),
+			 errhint("Retry with backoff.")));
+}
+
 int
 proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence)
 {
 	dsa_pointer copy = copy_payload(payload, length);
 	TimestampTz now = GetCurrentTimestamp();
+	bool		doomed;
 	int			slot;
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	slot = proposal_queue->free_head;
-	if (slot != NO_SLOT)
+	doomed = doomed_transactions[MyBackendId] == MyProc->lxid;
+	if (slot != NO_SLOT && !doomed)
 	{
 		ProposalSlot *item = &proposal_queue->slots[slot];
 
@@ -201,14 +228,10 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 	}
 	SpinLockRelease(&proposal_queue->mutex);
 
-	if (slot == NO_SLOT)
+	if (slot == NO_SLOT || doomed)
 	{
 		free_payload(copy);
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many transactions wait for the quorum"),
-				 errdetail("quorum.max_pending_transactions is %d.", proposal_queue->slot_count),
-				 errhint("Retry with backoff.")));
+		report_not_submitted(doomed);
 	}
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
 	shmem_wake_consensus();
@@ -542,15 +565,38 @@ proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_inde
 
 /* ---- lock watcher ---- */
 
-bool
-proposal_pid_is_in_flight(int pid)
+/* The slot that a backend waits for, or NO_SLOT.  The caller holds the mutex. */
+static int
+slot_of_backend(int pid)
 {
-	bool		in_flight = false;
+	for (int i = 0; i < proposal_queue->slot_count; i++)
+		if (proposal_queue->slots[i].state != PROPOSAL_FREE && proposal_queue->slots[i].pid == pid)
+			return i;
+	return NO_SLOT;
+}
+
+bool
+proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction)
+{
+	Latch	   *latch = NULL;
+	bool		must_cancel = false;
+	int			slot;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	for (int i = 0; i < proposal_queue->slot_count && !in_flight; i++)
-		in_flight = proposal_queue->slots[i].pid == pid && proposal_queue->slots[i].state != PROPOSAL_QUEUED &&
-			proposal_queue->slots[i].state != PROPOSAL_FREE;
+	slot = slot_of_backend(pid);
+	if (slot == NO_SLOT)
+	{
+		doomed_transactions[backend_id] = transaction;
+		must_cancel = true;
+	}
+	else if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
+	{
+		list_remove_queued(slot);
+		proposal_queue->slots[slot].state = PROPOSAL_REJECTED;
+		latch = proposal_queue->slots[slot].latch;
+	}
 	SpinLockRelease(&proposal_queue->mutex);
-	return in_flight;
+	if (latch != NULL)
+		SetLatch(latch);
+	return must_cancel;
 }

@@ -29,6 +29,7 @@
 
 #include "postgres.h"
 
+#include "storage/backendid.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
 
@@ -66,7 +67,8 @@ extern void proposal_queue_shmem_startup(void);
 /* ---- client backends ---- */
 
 /*
- * Queues a payload (copied to shared memory) and returns the slot number.  Errors: 53400 no free slot or no memory.
+ * Queues a payload (copied to shared memory) and returns the slot number.  Errors: 53400 no free slot or no memory;
+ * 40001 if the transaction was doomed.
  * *sequence with the node's incarnation is the token of the proposal.
  */
 extern int	proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence);
@@ -134,7 +136,11 @@ extern void foreign_applied(void);				/* after the commit of another node's entr
 
 /* ---- lock watcher ---- */
 
-/* Does that backend wait for a verdict?  Then it must not be signalled: the log decides. */
-extern bool proposal_pid_is_in_flight(int pid);
+/*
+ * A backend's current local transaction stands in the way of an agreed entry.  Unless it has proposed, it may not any more: its proposal_submit
+ * raises 40001, and one that is QUEUED is rejected at once.  Returns true if the caller is to cancel it; false if nothing is to be
+ * done: one that has proposed is never signalled, its verdict comes from the log.
+ */
+extern bool proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction);
 
 #endif							/* QUORUM_PROPOSAL_QUEUE_H */

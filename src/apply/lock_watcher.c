@@ -1,0 +1,100 @@
+/*
+ * lock_watcher.c
+ *	  Frees the apply worker's way: aborts local transactions that hold a lock which an agreed entry needs.
+ *
+ * A background worker without a database connection.  The apply worker cannot do this itself while it sleeps in the lock manager; its timer
+ * (armed for each entry) sets this process's latch.  Whoever is found in the way gets SQLSTATE 40001, which is true: what blocks the
+ * apply worker was based on a state older than the entry that it applies, so it could not commit.
+ *
+ * Must never signal a backend that has proposed: its verdict comes from the log (proposal_doom sees to that).  Locks: the lock
+ * manager's partition locks inside pg_blocking_pids, the proposal queue's spinlock.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/array.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "apply/apply.h"
+#include "config.h"
+#include "shared/proposal_queue.h"
+#include "shared/shmem.h"
+
+/* A prepared transaction has no process: pid 0, no one to signal. */
+static void
+abort_blocker(int pid)
+{
+	PGPROC	   *proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
+	VirtualTransactionId vxid;
+
+	if (proc == NULL)
+		return;
+	GET_VXID_FROM_PGPROC(vxid, *proc);
+	if (!VirtualTransactionIdIsValid(vxid) || !proposal_doom(pid, vxid.backendId, vxid.localTransactionId))
+		return;
+	if (CancelVirtualTransaction(vxid, PROCSIG_RECOVERY_CONFLICT_LOCK) != 0)
+	{
+		pg_atomic_fetch_add_u64(&QuorumShmem->counters.blockers_aborted, 1);
+		ereport(quorum_log_level,
+				(errmsg("aborting the transaction of process %d, which blocks an entry that a quorum agreed on", pid)));
+	}
+}
+
+static void
+abort_blockers_of(int apply_pid)
+{
+	ArrayType  *pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(apply_pid)));
+	Datum	   *elements;
+	int			count;
+
+	deconstruct_array(pids, INT4OID, sizeof(int32), true, TYPALIGN_INT, &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		abort_blocker(DatumGetInt32(elements[i]));
+}
+
+static void
+forget_latch(int code, Datum argument)
+{
+	QuorumShmem->watcher_latch = NULL;
+}
+
+void
+quorum_lock_watcher_main(Datum argument)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "quorum lock watcher", ALLOCSET_DEFAULT_SIZES);
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	before_shmem_exit(forget_latch, (Datum) 0);
+	QuorumShmem->watcher_latch = MyLatch;
+	MemoryContextSwitchTo(context);
+
+	for (;;)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (QuorumShmem->apply_pid != 0)
+			abort_blockers_of(QuorumShmem->apply_pid);
+		MemoryContextReset(context);
+	}
+}
