@@ -10,8 +10,6 @@
  */
 #include "postgres.h"
 
-#include "port/pg_crc32c.h"
-
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
@@ -79,13 +77,9 @@ make_item(const PaxosChosen *chosen, LogItem *item)
 {
 	PaxosValue *value = chosen->value;
 	PlaceOfSlot *place = &places[chosen->slot & (WINDOW_SLOTS - 1)];
-	pg_crc32c	crc;
 
 	if (place->slot != chosen->slot || place->place.length != value->length)
 		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, value->bytes, value->length);
-	FIN_CRC32C(crc);
 
 	memset(item, 0, sizeof(LogItem));
 	item->verdict = verdict_of(chosen, &item->conflict_index);
@@ -96,7 +90,7 @@ make_item(const PaxosChosen *chosen, LogItem *item)
 	item->segment_number = place->place.segment_number;
 	item->offset = place->place.offset;
 	item->length = value->length;
-	item->payload_crc = crc;
+	item->payload_crc = place->place.crc;
 }
 
 static void
