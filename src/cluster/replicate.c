@@ -7,8 +7,8 @@
  *
  * What replicate() does, in order, and what an interruption leaves
  *	 1. checks here and on every member that can be reached; nothing
- *	 2. TABLE_CREATE, TABLE_ROWS as entries of their own; the table stays in state copying on all nodes, and the next replicate()
- *		or unreplicate() of it begins by forgetting that
+ *	 2. TABLE_CREATE, TABLE_ROWS as entries of their own; the table stays in state copying on all nodes, until the next
+ *		replicate() replaces the copies or unreplicate() drops them
  *	 3. triggers here, and ACTIVATE in the write set of the caller's transaction; both take effect with its commit, or the state
  *		is that of 2
  *
@@ -73,26 +73,26 @@ open_table(Oid relation_id, LOCKMODE lock_mode)
 }
 
 /*
- * What a replicate() that did not come to its end left.  It began here, or else the table here is a copy, perhaps half of one.
+ * What a replicate() that did not come to its end left is replaced on all nodes when it begins anew; but only here, where the rows are,
+ * and not where there is a copy, perhaps half of one.
  */
 static void
-clear_interrupted_copy(Relation relation, uint32 own_node_id)
+check_not_replicated(Relation relation, uint32 own_node_id)
 {
-	const ReplicatedTable *entry = replicated_table_by_relid(RelationGetRelid(relation));
+	const ReplicatedTable *table = replicated_table_by_relid(RelationGetRelid(relation));
 
-	if (entry == NULL)
+	if (table == NULL)
 		return;
-	if (entry->state == REPLICATED_TABLE_ACTIVE)
+	if (table->state == REPLICATED_TABLE_ACTIVE)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" is already replicated", RelationGetRelationName(relation)),
 				 errhint("See quorum.tables.")));
-	if (entry->origin_node != own_node_id)
+	if (table->origin_node != own_node_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("table \"%s\" is an unfinished copy from another node", RelationGetRelationName(relation)),
-				 errhint("Call quorum.unreplicate() for it, then quorum.replicate() on the node that has all of its rows.")));
-	table_copy_send_forget(entry->table_id);
+				 errhint("Call quorum.replicate() on the node that has all of its rows, or quorum.unreplicate() to drop the copies.")));
 }
 
 /* Asks one member; an unreachable one will find out when the entry comes to it. */
@@ -198,7 +198,7 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	check_caller_may_replicate(relation_id);
 	relation = open_table(relation_id, ShareRowExclusiveLock);
 	check_table_is_replicable(relation);
-	clear_interrupted_copy(relation, identity.node_id);
+	check_not_replicated(relation, identity.node_id);
 	definition = table_definition(relation_id);
 	check_members(relation, identity.node_id, table_shape(relation_id), definition);
 

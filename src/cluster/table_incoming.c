@@ -13,7 +13,7 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -31,6 +31,8 @@
 #include "cluster/internal_query.h"
 #include "cluster/node_check.h"
 #include "cluster/table_check.h"
+#include "shared/replicated_tables.h"
+#include "shared/shmem.h"
 
 PG_FUNCTION_INFO_V1(quorum_check_replicate);
 
@@ -68,16 +70,33 @@ first_difference(const char *expected, const char *found)
 					*expected ? pnstrdup(expected, strcspn(expected, "\n")) : "nothing");
 }
 
-/* What the log has begun to copy here is replaced when it begins again. */
-static char
-replicated_state(Oid relation_id)
+/* A copy that was begun and not finished is replaced when it begins again; not so on the node that it was made from. */
+static bool
+is_unfinished_copy(const ReplicatedTable *table)
 {
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relation_id)};
-	char	   *state = internal_query_value("SELECT state FROM quorum.replicated_table WHERE relation = $1::regclass",
-											 1, types, values);
+	NodeIdentity identity;
 
-	return state ? state[0] : '\0';
+	shmem_get_identity(&identity);
+	return table->state == REPLICATED_TABLE_COPYING && table->origin_node != identity.node_id;
+}
+
+/* The same for a table that is there already. */
+static char *
+existing_unfit_reason(Relation relation, const char *shape)
+{
+	const ReplicatedTable *table = replicated_table_by_relid(RelationGetRelid(relation));
+	char	   *found;
+
+	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		return pstrdup("Something of that name exists there and is not an ordinary table.");
+	if (table != NULL && table->state == REPLICATED_TABLE_ACTIVE)
+		return pstrdup("A table of that name is replicated there already.");
+	if (table != NULL && is_unfinished_copy(table))
+		return NULL;
+	found = table_shape(RelationGetRelid(relation));
+	if (found == NULL || strcmp(found, shape) != 0)
+		return psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
+	return has_rows(relation) ? pstrdup("It exists there with rows.") : NULL;
 }
 
 char *
@@ -86,25 +105,11 @@ table_unfit_reason(const char *schema_name, const char *table_name, const char *
 	Oid			schema_id = get_namespace_oid(schema_name, true);
 	Oid			relation_id = OidIsValid(schema_id) ? get_relname_relid(table_name, schema_id) : InvalidOid;
 	Relation	relation = OidIsValid(relation_id) ? try_relation_open(relation_id, AccessShareLock) : NULL;
-	char	   *reason = NULL;
-	char		state;
+	char	   *reason;
 
 	if (relation == NULL)
 		return NULL;
-	state = replicated_state(relation_id);
-	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
-		reason = pstrdup("Something of that name exists there and is not an ordinary table.");
-	else if (state == 'a')
-		reason = pstrdup("A table of that name is replicated there already.");
-	else if (state != 'c')
-	{
-		char	   *found = table_shape(relation_id);
-
-		if (found == NULL || strcmp(found, shape) != 0)
-			reason = psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
-		else if (has_rows(relation))
-			reason = pstrdup("It exists there with rows.");
-	}
+	reason = existing_unfit_reason(relation, shape);
 	relation_close(relation, AccessShareLock);
 	return reason;
 }
