@@ -1,0 +1,119 @@
+/*
+ * message.h
+ *	  The messages of the core and their bytes on the wire.
+ *
+ * A message in memory is one struct for all types; which fields count is told by its type (message.c has the table).
+ * Values are pointed to, not owned: by an outgoing message into PaxosValues of the core, by a decoded one into the frame.
+ *
+ * Frame, all numbers big endian:
+ *
+ *	 offset	 size
+ *	 0		 2	   magic 0x5150 ("QP")
+ *	 2		 1	   version, PAXOS_WIRE_VERSION
+ *	 3		 1	   type, PaxosMessageType
+ *	 4		 4	   length of the frame, all of it
+ *	 8		 …	   the type's fields in the order of the enum in message.c
+ *	 end-4	 4	   CRC32C of everything before
+ *
+ * A ballot is u64 round, u32 node_id.  A range is u64 first, u64 last, and ranges are preceded by a u8 count.  Entries are
+ * preceded by a u32 count; an entry is u8 kind, u32 origin, u64 incarnation, u64 sequence, u32 length, bytes, in a PROMISE preceded by
+ * u64 slot and a ballot.  In ACCEPT and LEARN entry i is of slot first_slot + i.
+ */
+#ifndef PAXOS_MESSAGE_H
+#define PAXOS_MESSAGE_H
+
+#include "paxos.h"
+
+#define PAXOS_WIRE_VERSION 1
+#define PAXOS_WIRE_MAGIC 0x5150
+#define PAXOS_MAX_RANGES 64
+#define PAXOS_MAX_NUMBER (UINT64_C(1) << 62)	/* no slot, round or sequence is as large; sums of two never overflow */
+
+/* The bytes of an entry beside its value's, at most; and of a frame beside its entries. */
+#define PAXOS_ENTRY_OVERHEAD_BYTES 45
+#define PAXOS_FRAME_OVERHEAD_BYTES 128
+
+/* The longest value: it must fit a frame alone. */
+#define PAXOS_MAX_VALUE_BYTES (PAXOS_MAX_FRAME_BYTES - PAXOS_ENTRY_OVERHEAD_BYTES - PAXOS_FRAME_OVERHEAD_BYTES)
+
+typedef enum PaxosMessageType
+{
+	/*
+	 * Would you promise me `ballot`?  first_slot: my first undelivered slot.  Changes nothing at the receiver (Ongaro 2014, section
+	 * 9.6).
+	 */
+	PAXOS_MESSAGE_PRE_VOTE = 1,
+	/* ballot: of the question; flag: granted; promised, delivered_slot: mine */
+	PAXOS_MESSAGE_PRE_VOTE_ANSWER,
+	/* Phase 1a for every slot from first_slot on; the answer may start at resume_slot */
+	PAXOS_MESSAGE_PREPARE,
+	/* Phase 1b.  entries: what is accepted here from first_slot on; flag: complete; else go on at resume_slot */
+	PAXOS_MESSAGE_PROMISE,
+	/* ballot is refused: promised is higher, or (flag) its proposer is behind delivered_slot */
+	PAXOS_MESSAGE_REFUSAL,
+	/* Phase 2a.  entries from first_slot on; every slot up to chosen_slot is chosen */
+	PAXOS_MESSAGE_ACCEPT,
+	/*
+	 * Phase 2b, and the answer to HEARTBEAT: in this ballot everything up to accepted_slot, and in `ranges`, is accepted (or known as
+	 * chosen) and durable here.  round, sent_ms: of the last heartbeat.  Without a ballot: to a teacher, only the progress counts.
+	 */
+	PAXOS_MESSAGE_REPORT,
+	/* ballot's leader lives; every slot up to chosen_slot is chosen; flag: answer with REPORT */
+	PAXOS_MESSAGE_HEARTBEAT,
+	/* entries from first_slot on are chosen; ballot: at least as high as any in which they were */
+	PAXOS_MESSAGE_LEARN,
+	/* proposals of the sender, for the leader */
+	PAXOS_MESSAGE_FORWARD,
+	/* number: asks the leader for a read index */
+	PAXOS_MESSAGE_READ_REQUEST,
+	/* number; flag: ok; read_index */
+	PAXOS_MESSAGE_READ_ANSWER,
+	PAXOS_MESSAGE_TYPE_END
+} PaxosMessageType;
+
+typedef struct PaxosMessageEntry
+{
+	PaxosSlot	slot;
+	PaxosBallot ballot;			/* PROMISE only */
+	PaxosValueKind kind;
+	PaxosProposalId id;
+	const uint8_t *bytes;
+	uint32_t	length;
+} PaxosMessageEntry;
+
+typedef struct PaxosSlotRange
+{
+	PaxosSlot	first;
+	PaxosSlot	last;
+} PaxosSlotRange;
+
+struct PaxosMessage
+{
+	PaxosMessageType type;
+	PaxosBallot ballot;
+	PaxosBallot promised;
+	PaxosSlot	first_slot;
+	PaxosSlot	resume_slot;
+	PaxosSlot	chosen_slot;
+	PaxosSlot	accepted_slot;
+	PaxosSlot	delivered_slot;
+	uint64_t	incarnation;
+	uint64_t	round;
+	uint64_t	sent_ms;
+	uint64_t	number;
+	PaxosSlot	read_index;
+	bool		flag;
+	uint32_t	range_count;
+	PaxosSlotRange ranges[PAXOS_MAX_RANGES];
+	uint32_t	entry_count;
+	const PaxosMessageEntry *entries;
+};
+
+/* Decodes into *message and entries[PAXOS_MAX_ENTRIES_PER_MESSAGE]; false: *why says what is wrong. */
+extern bool message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t *frame, size_t length,
+						   const char **why);
+
+/* What an entry adds to a frame. */
+extern size_t message_entry_size(PaxosMessageType type, uint32_t length);
+
+#endif							/* PAXOS_MESSAGE_H */

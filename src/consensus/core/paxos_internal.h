@@ -1,0 +1,397 @@
+/*
+ * paxos_internal.h
+ *	  State of the consensus core, and what its files call of each other.
+ *
+ * Who changes what:
+ *	 paxos.c		life, the step, effects; nothing of the protocol
+ *	 slot_window.c	the ring of slots and its bounds
+ *	 acceptor.c		promised_ballot, accepted values, what may be reported of them and when
+ *	 learner.c		chosen_slot, delivered_slot, deduplication, teaching of peers that are behind
+ *	 election.c		role, leader_id, ballot; phase 1
+ *	 proposer.c		phase 2 of the leader
+ *	 proposals.c	what this node proposed and has not yet learned
+ *	 reads.c		read indexes
+ *	 config.c		members and quorums
+ *
+ * Order of slots that always holds:  hinted_slot <= delivered_slot <= chosen_slot,  window.base_slot <= delivered_slot + 1.
+ */
+#ifndef PAXOS_INTERNAL_H
+#define PAXOS_INTERNAL_H
+
+#include "message.h"
+#include "paxos.h"
+
+#define DEDUP_WINDOW 4096		/* sequences per origin that may be outstanding at once; a power of two */
+#define MAX_PENDING_READS 4096
+#define MAX_BYTES_IN_FLIGHT (4u * 1024 * 1024)	/* of unanswered ACCEPTs per peer, exceeded by at most one frame */
+#define MAX_FORWARDED_BYTES (1u * 1024 * 1024)	/* of proposals under way to the leader, exceeded by at most one frame */
+#define VALUE_OVERHEAD_BYTES 64 /* what a value counts beside its bytes against window_bytes */
+#define MAX_DOUBLINGS 3			/* of timeouts that repeat */
+
+/* ---- small parts ---- */
+
+/* Memory that lives until the next step. */
+typedef struct ArenaBlock
+{
+	struct ArenaBlock *next;
+	size_t		capacity;
+	size_t		used;
+} ArenaBlock;
+
+/* A growing array; `items` is reallocated through the core's allocator. */
+typedef struct Vector
+{
+	void	   *items;
+	size_t		count;
+	size_t		capacity;
+} Vector;
+
+typedef struct Slot
+{
+	PaxosSlot	slot;			/* 0: entry of the ring is unused */
+	PaxosValue *value;			/* accepted here, the last one; NULL: none */
+	PaxosBallot accepted_ballot;
+	uint64_t	record_number;	/* that holds it; 0: restored, so durable */
+	PaxosValue *reported_value; /* phase 1: the one of the highest ballot in the promises */
+	PaxosBallot reported_ballot;
+	PaxosBallot proposed_ballot;	/* the own ballot in which this node proposed here; the votes are for it */
+	uint32_t	votes;			/* bit i: members[i] accepted in proposed_ballot */
+	bool		chosen;			/* `value` is the chosen one */
+} Slot;
+
+typedef struct SlotWindow
+{
+	Slot	   *slots;			/* ring, slot s at s & (capacity - 1) */
+	uint64_t	capacity;
+	uint64_t	bytes;			/* of values accepted, overhead included */
+	PaxosSlot	base_slot;		/* the values of [base_slot, delivered_slot] are all held */
+	PaxosSlot	max_accepted_slot;
+	PaxosSlot	max_reported_slot;	/* of this campaign */
+} SlotWindow;
+
+/* An accepted value whose record is not yet known as durable. */
+typedef struct PendingAcceptance
+{
+	uint64_t	record_number;
+	PaxosSlot	slot;
+	PaxosBallot ballot;
+} PendingAcceptance;
+
+/* A promise whose record is not yet known as durable, or the one that was answered last. */
+typedef struct PendingPromise
+{
+	PaxosBallot ballot;
+	uint64_t	record_number;
+	uint32_t	to;				/* 0: nobody waits */
+	PaxosSlot	first_slot;
+	PaxosSlot	resume_slot;
+} PendingPromise;
+
+/* Which proposals of an origin took effect; a function of the delivered prefix alone. */
+typedef struct Origin
+{
+	uint32_t	node_id;
+	uint64_t	incarnation;	/* the newest delivered */
+	uint64_t	highest_sequence;	/* delivered, of that incarnation */
+	uint64_t	delivered_bits[DEDUP_WINDOW / 64];	/* of (highest_sequence - DEDUP_WINDOW, highest_sequence] */
+	PaxosSlot  *open_slots;		/* leader: where sequence s & (DEDUP_WINDOW - 1) was proposed last; NULL until needed.  A hint: verified */
+} Origin;
+
+typedef enum CandidatePhase
+{
+	PHASE_NONE = 0,
+	PHASE_PRE_VOTE,
+	PHASE_PREPARE
+} CandidatePhase;
+
+/* peers[i] is config.members[i]; the own entry is there as well, and unused but for its flags. */
+typedef struct Peer
+{
+	uint32_t	node_id;
+	bool		is_voter;
+	bool		link_up;		/* or not known to be down */
+
+	/* as reported, whoever leads */
+	uint64_t	last_contact_ms;
+	uint32_t	round_trip_ms;
+	uint64_t	incarnation;	/* of the start that the next three are from */
+	PaxosSlot	accepted_slot;
+	PaxosSlot	delivered_slot;
+
+	/* candidate and leader: phase 1 of core->ballot */
+	bool		pre_vote_granted;
+	bool		promised;		/* and all that it had accepted is merged */
+	PaxosSlot	resume_slot;	/* where its promise goes on */
+
+	/* leader: phase 2 of core->ballot */
+	bool		is_known;		/* its progress was heard since the election */
+	PaxosSlot	next_send_slot;
+	PaxosSlot	voted_slot;		/* its vote is counted in every slot up to here */
+	uint64_t	bytes_in_flight;
+	uint64_t	progress_ms;	/* when it last voted, or the flow began */
+	uint32_t	resends;		/* in a row without progress */
+	PaxosSlot	announced_slot; /* chosen_slot as last sent to it */
+	uint64_t	round_answered; /* heartbeat round */
+	uint64_t	answered_ms;	/* last message in this ballot */
+
+	/* teaching what is chosen */
+	bool		teach_wanted;	/* by a node that does not lead: it asked to lead but is behind */
+	PaxosSlot	teach_slot;		/* sent from here on */
+	uint64_t	teach_deadline_ms;
+	uint32_t	teach_repeats;
+} Peer;
+
+/* A read that waits for its index. */
+typedef struct PendingRead
+{
+	uint64_t	read_id;
+	uint32_t	from;			/* 0: this node asked; read_id is then the host's, else the peer's number */
+	uint64_t	number;			/* own read sent to the leader: the request's number; 0: not sent */
+	uint64_t	round;			/* leader: the heartbeat round that confirms it; 0: none yet */
+	PaxosSlot	read_index;
+	uint64_t	deadline_ms;
+} PendingRead;
+
+struct PaxosCore
+{
+	PaxosSettings settings;
+	PaxosAllocator allocator;
+	bool		started;
+	bool		may_lead;
+	uint64_t	now_ms;
+	uint64_t	random_state;
+	bool		send_due;		/* something is gathered for the next FLUSH or TICK */
+
+	/* members in force after delivered_slot */
+	PaxosConfig config;
+	Peer		peers[PAXOS_MAX_MEMBERS];
+	int			self_index;		/* -1: not a member */
+
+	SlotWindow	window;
+
+	/* acceptor */
+	PaxosBallot promised_ballot;
+	PendingPromise promise;
+	Vector		pending_acceptances;	/* PendingAcceptance, by record number */
+	size_t		pending_head;	/* those before are done */
+	uint64_t	last_record;	/* number emitted */
+	uint64_t	persisted_record;
+	PaxosBallot learned_ballot; /* at least as high as any in which something known as chosen was chosen */
+
+	/* learner */
+	PaxosSlot	chosen_slot;
+	PaxosSlot	delivered_slot;
+	PaxosSlot	hinted_slot;	/* of the last CHOSEN record */
+	PaxosSlot	leader_chosen_slot; /* as told in leader_ballot */
+	Vector		origins;		/* Origin */
+	uint32_t	teacher_id;		/* who sent the last LEARN and waits for progress; 0: nobody */
+	PaxosSlot	taught_slot;	/* its last slot */
+
+	/* whom this node follows; itself when it leads */
+	uint32_t	leader_id;
+	PaxosBallot leader_ballot;
+	uint64_t	leader_contact_ms;	/* 0: never, or its link went down */
+	PaxosSlot	report_slot;	/* everything up to here is accepted in leader_ballot, or known as chosen, and durable */
+	bool		report_due;
+	uint64_t	report_round;
+	uint64_t	report_sent_ms;
+	uint32_t	report_range_count;
+	PaxosSlotRange report_ranges[PAXOS_MAX_RANGES];
+
+	/* elections */
+	PaxosRole	role;
+	CandidatePhase phase;
+	PaxosBallot ballot;			/* candidate: asked for; leader: its own */
+	uint64_t	highest_round;	/* heard of anywhere */
+	uint64_t	election_deadline_ms;
+	uint64_t	ask_deadline_ms;	/* pre-votes or prepares are sent again */
+	uint32_t	lost_elections; /* in a row */
+	bool		own_promise_durable;
+	uint64_t	elections_started;
+	uint64_t	ballots_won;
+
+	/* leader */
+	bool		is_ready;
+	PaxosSlot	term_first_slot;	/* the first slot of this ballot's phase 2 */
+	PaxosSlot	next_slot;		/* to propose in */
+	PaxosSlot	adopted_slot;	/* values up to here come from the promises */
+	PaxosSlot	barrier_slot;	/* a configuration is proposed there; nothing after it before it is delivered */
+	uint64_t	heartbeat_round;
+	uint64_t	heartbeat_deadline_ms;
+
+	/* own proposals that are not yet learned, by sequence & (DEDUP_WINDOW - 1) */
+	PaxosValue **outstanding;
+	uint32_t	outstanding_count;
+	uint64_t	outstanding_bytes;
+	uint64_t	outstanding_low;	/* sequences; meaningful while count > 0 */
+	uint64_t	outstanding_high;
+	uint64_t	outstanding_next;	/* to place or to forward */
+	uint64_t	forwarded_bytes;
+	uint64_t	forward_deadline_ms;
+	bool		proposal_refused;
+
+	/* reads */
+	Vector		reads;			/* PendingRead, in the order in which they were asked */
+	uint64_t	read_number;	/* last used */
+	uint64_t	read_resend_ms;
+
+	/* what the next return hands out */
+	ArenaBlock *arena;
+	Vector		graveyard;		/* PaxosValue *, released by the next step */
+	Vector		out_records;
+	Vector		out_messages;
+	Vector		out_catch_ups;
+	Vector		out_chosen;
+	Vector		out_reads;
+
+	PaxosMessage decoded;
+	PaxosMessageEntry decoded_entries[PAXOS_MAX_ENTRIES_PER_MESSAGE];
+};
+
+/* ---- effects.c: memory, records, messages ---- */
+extern void *core_allocate(PaxosCore *core, size_t size);	/* zeroed */
+extern void core_release(PaxosCore *core, void *pointer);
+extern void *vector_add(PaxosCore *core, Vector *vector, size_t item_size); /* returns the new item, zeroed */
+extern void vector_free(PaxosCore *core, Vector *vector);
+extern void *arena_allocate(PaxosCore *core, size_t size);	/* zeroed; until the next step */
+extern void arena_free(PaxosCore *core);
+extern void effects_begin(PaxosCore *core);
+extern void effects_fill(PaxosCore *core, PaxosEffects *effects);
+
+extern uint64_t core_random_below(PaxosCore *core, uint64_t bound);
+extern void core_drop_value(PaxosCore *core, PaxosValue *value);	/* released by the next step; NULL is allowed */
+extern uint64_t core_emit_record(PaxosCore *core, PaxosRecordType type, PaxosSlot slot, PaxosBallot ballot, PaxosValue *value);
+extern PaxosMessage *core_new_message(PaxosCore *core, PaxosMessageType type);
+extern void core_send(PaxosCore *core, uint32_t to, const PaxosMessage *message);
+extern PaxosValue *core_value_from_entry(PaxosCore *core, const PaxosMessageEntry *entry);
+extern void core_fill_entry(PaxosMessageEntry *entry, PaxosSlot slot, PaxosBallot ballot, const PaxosValue *value);
+extern bool value_equals_entry(const PaxosValue *value, const PaxosMessageEntry *entry);
+extern bool proposal_id_equal(PaxosProposalId a, PaxosProposalId b);
+
+/* ---- slot_window.c ---- */
+extern void window_create(PaxosCore *core);
+extern void window_free(PaxosCore *core);
+extern Slot *window_get(const PaxosCore *core, PaxosSlot slot); /* NULL: not held */
+extern PaxosSlot window_last_slot(const PaxosCore *core);	/* the highest that may be opened now */
+extern Slot *window_open(PaxosCore *core, PaxosSlot slot);	/* delivered_slot < slot <= window_last_slot */
+extern void window_grow(PaxosCore *core, PaxosSlot slot);	/* recovery only: until `slot` may be opened */
+extern bool window_make_room(PaxosCore *core, PaxosSlot slot, uint32_t length);	/* false: its value must not be taken now */
+extern void window_set_accepted(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
+extern void window_set_reported(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
+extern void window_clear_reports(PaxosCore *core);
+
+/* ---- config.c ---- */
+extern int	config_find(const PaxosConfig *config, uint32_t node_id);	/* -1: not a member */
+extern Peer *config_peer(PaxosCore *core, uint32_t node_id);	/* NULL: not a member, or this node */
+extern bool config_self_is_voter(const PaxosCore *core);
+extern uint32_t config_voter_count(const PaxosCore *core);
+extern uint32_t config_quorum_size(const PaxosCore *core);
+extern bool config_is_quorum(const PaxosCore *core, uint32_t member_bits);
+extern bool config_change_is_allowed(const PaxosConfig *from, const PaxosConfig *to);
+extern void config_install(PaxosCore *core, PaxosSlot slot, const PaxosValue *value);
+
+/* ---- acceptor.c ---- */
+extern void acceptor_on_prepare(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void acceptor_on_accept(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void acceptor_on_heartbeat(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void acceptor_promise(PaxosCore *core, PaxosBallot ballot);	/* raises promised_ballot, emits the record */
+extern void acceptor_accept(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
+extern void acceptor_persisted(PaxosCore *core, uint64_t record_number);
+extern bool acceptor_is_durable(const PaxosCore *core, const Slot *entry);
+extern void acceptor_reset_report(PaxosCore *core);
+extern void acceptor_send_report(PaxosCore *core);
+extern void acceptor_refuse(PaxosCore *core, uint32_t to, PaxosBallot ballot, bool is_behind);
+
+/* ---- learner.c ---- */
+extern void learner_advance(PaxosCore *core);	/* chosen_slot and delivered_slot, as far as known */
+extern void learner_on_learn(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void learner_restore_chosen(PaxosCore *core, PaxosSlot slot);
+extern void learner_hint(PaxosCore *core);	/* CHOSEN record, if there is news */
+extern void learner_report_to_teacher(PaxosCore *core);
+extern void learner_teach(PaxosCore *core, Peer *peer, PaxosSlot first_slot, PaxosSlot last_slot);
+extern void learner_teach_if_wanted(PaxosCore *core, Peer *peer);
+extern PaxosBallot learner_tag_ballot(const PaxosCore *core);
+extern Origin *learner_origin(PaxosCore *core, uint32_t node_id);
+extern bool learner_is_duplicate(const Origin *origin, PaxosProposalId id);
+
+/* ---- election.c ---- */
+extern void election_reset_timer(PaxosCore *core);
+extern void election_start(PaxosCore *core);	/* the first step of a node's life */
+extern void election_check(PaxosCore *core);	/* at the head of each step: may this node still call itself leader? */
+extern void election_tick(PaxosCore *core);
+extern void election_step_down(PaxosCore *core);
+extern void election_heard_leader(PaxosCore *core, uint32_t leader_id, PaxosBallot ballot);
+extern void election_saw_round(PaxosCore *core, PaxosBallot ballot);
+extern void election_on_pre_vote(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void election_on_pre_vote_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void election_on_promise(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void election_on_refusal(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void election_own_promise_durable(PaxosCore *core);
+extern bool election_has_promises(const PaxosCore *core);	/* complete, of a majority of the configuration in force */
+extern void election_config_changed(PaxosCore *core);
+extern void election_link_down(PaxosCore *core, uint32_t node_id);
+extern uint64_t election_deadline(const PaxosCore *core);
+
+/* ---- proposer.c ---- */
+extern void proposer_begin_term(PaxosCore *core);
+extern bool proposer_may_propose(const PaxosCore *core);	/* a new value, now */
+extern void proposer_propose(PaxosCore *core, PaxosValue *value);	/* in next_slot; takes the reference */
+extern void proposer_place(PaxosCore *core);	/* adopts, then places what this node has outstanding */
+extern void proposer_delivered(PaxosCore *core);	/* delivered_slot moved */
+extern void proposer_vote(PaxosCore *core, Slot *entry, int member_index);
+extern void proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void proposer_flush(PaxosCore *core);
+extern void proposer_add_peer(PaxosCore *core, Peer *peer);
+extern void proposer_link_up(PaxosCore *core, Peer *peer);
+extern uint64_t proposer_quorum_contact_ms(const PaxosCore *core);
+extern uint64_t proposer_deadline(const PaxosCore *core);
+
+/* ---- proposals.c ---- */
+extern void proposals_create(PaxosCore *core);
+extern void proposals_free(PaxosCore *core);
+extern void proposals_on_event(PaxosCore *core, const PaxosEvent *event);
+extern void proposals_on_forward(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern PaxosValue *proposals_next(PaxosCore *core); /* leader: the next to place, not yet open or delivered; not retained, NULL: none */
+extern void proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id);
+extern void proposals_delivered(PaxosCore *core, PaxosProposalId id);
+extern void proposals_leader_changed(PaxosCore *core);
+extern void proposals_flush(PaxosCore *core);
+extern uint64_t proposals_deadline(const PaxosCore *core);
+
+/* ---- reads.c ---- */
+extern void reads_on_event(PaxosCore *core, uint64_t read_id);
+extern void reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void reads_leader_changed(PaxosCore *core);
+extern void reads_step_down(PaxosCore *core);
+extern void reads_confirm(PaxosCore *core); /* a heartbeat was answered */
+extern bool reads_want_round(const PaxosCore *core);
+extern void reads_begin_round(PaxosCore *core); /* heartbeat_round is the new one */
+extern void reads_flush(PaxosCore *core);
+extern uint64_t reads_deadline(const PaxosCore *core);
+
+static inline uint64_t
+min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static inline uint64_t
+max_u64(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static inline bool
+ballot_equal(PaxosBallot a, PaxosBallot b)
+{
+	return a.round == b.round && a.node_id == b.node_id;
+}
+
+static inline bool
+is_leader(const PaxosCore *core)
+{
+	return core->role == PAXOS_LEADER;
+}
+
+#endif							/* PAXOS_INTERNAL_H */

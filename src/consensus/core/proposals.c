@@ -1,0 +1,279 @@
+/*
+ * proposals.c
+ *	  What this node proposed and has not yet learned, and its way to the leader.
+ *
+ * Process: consensus worker, tests.  Must never let go of a proposal before it is delivered here.
+ *
+ * The origin of a value keeps it and sends it again, to whoever leads, until it learns it; so a value may be proposed in two slots, and
+ * takes effect in the first (learner.c).  A leader does not place an id that it knows as delivered or open, which keeps the log short but is no
+ * promise.
+ *
+ * Invariants
+ *	 1. The sequences outstanding at one time span less than DEDUP_WINDOW, so none is ever taken for too old.
+ *	 2. outstanding_next is the first that was not yet placed or forwarded since the leader changed or the last repetition.
+ *	 3. A configuration is not kept here: it goes to a slot at once or is refused.  If its leader is deposed before it is chosen it
+ *		may be lost, and whoever asked for it sees another configuration, or none, in force.
+ */
+#include "paxos_internal.h"
+
+static PaxosValue **
+outstanding_place(PaxosCore *core, uint64_t sequence)
+{
+	return &core->outstanding[sequence & (DEDUP_WINDOW - 1)];
+}
+
+static PaxosProposalId
+own_id(const PaxosCore *core, uint64_t sequence)
+{
+	PaxosProposalId id = {core->settings.node_id, core->settings.incarnation, sequence};
+
+	return id;
+}
+
+void
+proposals_create(PaxosCore *core)
+{
+	core->outstanding = core_allocate(core, DEDUP_WINDOW * sizeof(PaxosValue *));
+}
+
+void
+proposals_free(PaxosCore *core)
+{
+	for (int i = 0; core->outstanding != NULL && i < DEDUP_WINDOW; i++)
+		core_drop_value(core, core->outstanding[i]);
+	core_release(core, core->outstanding);
+	core->outstanding = NULL;
+}
+
+/* ---- what a leader knows of an id ---- */
+
+static bool
+is_open_or_delivered(PaxosCore *core, PaxosProposalId id)
+{
+	const Origin *origin = learner_origin(core, id.origin);
+	const Slot *entry;
+
+	if (learner_is_duplicate(origin, id))
+		return true;
+	if (origin->open_slots == NULL)
+		return false;
+	entry = window_get(core, origin->open_slots[id.sequence & (DEDUP_WINDOW - 1)]);
+	return entry != NULL && entry->value != NULL && ballot_equal(entry->proposed_ballot, core->ballot) &&
+		proposal_id_equal(entry->value->id, id);
+}
+
+void
+proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id)
+{
+	Origin	   *origin = learner_origin(core, id.origin);
+
+	if (origin->open_slots == NULL)
+		origin->open_slots = core_allocate(core, DEDUP_WINDOW * sizeof(PaxosSlot));
+	origin->open_slots[id.sequence & (DEDUP_WINDOW - 1)] = slot;
+}
+
+/* ---- new ones of this node ---- */
+
+/* Members come and go in front of the host's own bytes; the codec of peers would refuse anything else. */
+static bool
+propose_config(PaxosCore *core, const PaxosEvent *event)
+{
+	PaxosConfig config;
+	PaxosProposalId id = own_id(core, event->sequence);
+
+	if (!core->is_ready || !proposer_may_propose(core) || is_open_or_delivered(core, id) ||
+		paxos_config_decode(&config, event->bytes, event->length) == 0 ||
+		!config_change_is_allowed(&core->config, &config) ||
+		!window_make_room(core, core->next_slot, event->length))
+		return false;
+	proposer_propose(core, paxos_value_make(&core->allocator, PAXOS_VALUE_CONFIG, id, event->bytes, event->length));
+	return true;
+}
+
+static bool
+may_keep(PaxosCore *core, const PaxosEvent *event)
+{
+	uint64_t	low = event->sequence;
+	uint64_t	high = event->sequence;
+
+	if (learner_is_duplicate(learner_origin(core, core->settings.node_id), own_id(core, event->sequence)))
+		return false;
+	if (core->outstanding_count == 0)
+		return true;
+	if (core->outstanding_count >= core->settings.max_outstanding_proposals ||
+		core->outstanding_bytes + event->length > core->settings.window_bytes)
+		return false;
+	low = min_u64(low, core->outstanding_low);
+	high = max_u64(high, core->outstanding_high);
+	return high - low < DEDUP_WINDOW && *outstanding_place(core, event->sequence) == NULL;
+}
+
+static void
+keep(PaxosCore *core, const PaxosEvent *event)
+{
+	bool		is_first = core->outstanding_count == 0;
+
+	*outstanding_place(core, event->sequence) =
+		paxos_value_make(&core->allocator, PAXOS_VALUE_DATA, own_id(core, event->sequence), event->bytes, event->length);
+	core->outstanding_low = is_first ? event->sequence : min_u64(core->outstanding_low, event->sequence);
+	core->outstanding_high = is_first ? event->sequence : max_u64(core->outstanding_high, event->sequence);
+	core->outstanding_next = is_first ? event->sequence : min_u64(core->outstanding_next, event->sequence);
+	core->outstanding_count++;
+	core->outstanding_bytes += event->length;
+}
+
+void
+proposals_on_event(PaxosCore *core, const PaxosEvent *event)
+{
+	PAXOS_ASSERT(event->sequence > 0 && event->sequence < PAXOS_MAX_NUMBER);
+	PAXOS_ASSERT(event->kind == PAXOS_VALUE_DATA || event->kind == PAXOS_VALUE_CONFIG);
+	if (event->length > PAXOS_MAX_VALUE_BYTES)
+		core->proposal_refused = true;
+	else if (event->kind == PAXOS_VALUE_CONFIG)
+		core->proposal_refused = !propose_config(core, event);
+	else if (!may_keep(core, event))
+		core->proposal_refused = true;
+	else
+	{
+		keep(core, event);
+		if (is_leader(core))
+			proposer_place(core);	/* its record joins the host's next sync */
+		core->send_due = true;
+	}
+}
+
+/* The one at outstanding_next or the first after it; NULL: no more. */
+static PaxosValue *
+skip_to_next(PaxosCore *core)
+{
+	if (core->outstanding_count == 0)
+		return NULL;
+	for (; core->outstanding_next <= core->outstanding_high; core->outstanding_next++)
+	{
+		PaxosValue *value = *outstanding_place(core, core->outstanding_next);
+
+		if (value != NULL)
+			return value;
+	}
+	return NULL;
+}
+
+PaxosValue *
+proposals_next(PaxosCore *core)
+{
+	PaxosValue *value;
+
+	while ((value = skip_to_next(core)) != NULL && is_open_or_delivered(core, value->id))
+		core->outstanding_next++;
+	return value;
+}
+
+void
+proposals_delivered(PaxosCore *core, PaxosProposalId id)
+{
+	PaxosValue **place = outstanding_place(core, id.sequence);
+	PaxosValue *value = *place;
+
+	if (id.origin != core->settings.node_id || id.incarnation != core->settings.incarnation ||
+		value == NULL || value->id.sequence != id.sequence)
+		return;
+	core->outstanding_count--;
+	core->outstanding_bytes -= value->length;
+	if (id.sequence < core->outstanding_next)
+		core->forwarded_bytes -= min_u64(core->forwarded_bytes, message_entry_size(PAXOS_MESSAGE_FORWARD, value->length));
+	*place = NULL;
+	core_drop_value(core, value);
+	while (core->outstanding_count > 0 && *outstanding_place(core, core->outstanding_low) == NULL)
+		core->outstanding_low++;
+	core->outstanding_next = max_u64(core->outstanding_next, core->outstanding_low);
+}
+
+/* ---- to the leader ---- */
+
+void
+proposals_leader_changed(PaxosCore *core)
+{
+	core->outstanding_next = core->outstanding_low;
+	core->forwarded_bytes = 0;
+	core->send_due |= core->outstanding_count > 0;
+}
+
+static bool
+has_foreign_leader(const PaxosCore *core)
+{
+	return core->leader_id != 0 && core->leader_id != core->settings.node_id;
+}
+
+/* One frame; returns its bytes, 0 if there is nothing to send. */
+static size_t
+forward_frame(PaxosCore *core)
+{
+	PaxosMessage *forward;
+	PaxosMessageEntry *entries;
+	PaxosValue *value = skip_to_next(core);
+	size_t		bytes = 0;
+
+	if (value == NULL)
+		return 0;
+	forward = core_new_message(core, PAXOS_MESSAGE_FORWARD);
+	entries = arena_allocate(core, PAXOS_MAX_ENTRIES_PER_MESSAGE * sizeof(PaxosMessageEntry));
+	forward->entries = entries;
+	while (value != NULL && forward->entry_count < PAXOS_MAX_ENTRIES_PER_MESSAGE)
+	{
+		size_t		entry_bytes = message_entry_size(PAXOS_MESSAGE_FORWARD, value->length);
+
+		if (forward->entry_count > 0 && bytes + entry_bytes > PAXOS_FRAME_TARGET_BYTES)
+			break;
+		core_fill_entry(&entries[forward->entry_count++], 0, (PaxosBallot) {0, 0}, value);
+		bytes += entry_bytes;
+		core->outstanding_next++;
+		value = skip_to_next(core);
+	}
+	core_send(core, core->leader_id, forward);
+	return bytes;
+}
+
+void
+proposals_flush(PaxosCore *core)
+{
+	if (core->outstanding_count == 0 || !has_foreign_leader(core))
+		return;
+	if (core->now_ms >= core->forward_deadline_ms && core->outstanding_next > core->outstanding_low)
+	{
+		/* Lost, or dropped by a leader whose window was full. */
+		core->outstanding_next = core->outstanding_low;
+		core->forwarded_bytes = 0;
+	}
+	while (core->forwarded_bytes < MAX_FORWARDED_BYTES)
+	{
+		size_t		bytes = forward_frame(core);
+
+		if (bytes == 0)
+			break;
+		core->forwarded_bytes += bytes;
+		core->forward_deadline_ms = core->now_ms + core->settings.resend_interval_ms;
+	}
+}
+
+uint64_t
+proposals_deadline(const PaxosCore *core)
+{
+	return core->outstanding_count > 0 && has_foreign_leader(core) ? core->forward_deadline_ms : UINT64_MAX;
+}
+
+/* At the leader: what finds no room is dropped, its origin sends it again. */
+void
+proposals_on_forward(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	if (!is_leader(core) || config_peer(core, from) == NULL)
+		return;
+	for (uint32_t i = 0; i < message->entry_count; i++)
+	{
+		const PaxosMessageEntry *entry = &message->entries[i];
+
+		if (!proposer_may_propose(core) || !window_make_room(core, core->next_slot, entry->length))
+			break;
+		if (entry->id.origin == from && !is_open_or_delivered(core, entry->id))
+			proposer_propose(core, core_value_from_entry(core, entry));
+	}
+}
