@@ -407,6 +407,7 @@ check_completeness(void)
 {
 	RowCounts	missing = row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew), write_set.captured);
 
+	check_no_uncaptured_writes(true);
 	if (missing.updated != 0 || missing.inserted < 0 || missing.inserted != missing.deleted)
 		report_uncaptured(missing);
 	if (missing.inserted > 0 && is_out_of_order())
@@ -493,7 +494,7 @@ transaction_callback(XactEvent event, void *argument)
 	if ((event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE) || am_apply_worker ||
 		write_set.change_count > 0 || !TransactionIdIsValid(GetTopTransactionIdIfAny()) || !in_quorum_database())
 		return;
-	check_no_uncaptured_writes();
+	check_no_uncaptured_writes(false);
 }
 
 void

@@ -24,7 +24,6 @@
 #include "config.h"
 #include "shared/position.h"
 #include "shared/replicated_tables.h"
-#include "shared/shmem.h"
 
 RowCounts
 row_counts_minus(RowCounts left, RowCounts right)
@@ -90,33 +89,43 @@ written_row_counts(void)
 	return counts;
 }
 
-/* An unfinished copy is written by the log alone, except where the copy comes from: there it still is an ordinary table. */
-static bool
-is_written_by_log_only(Oid relid)
+/*
+ * On the node where the rows come from, too: its session may have died after proposing the end of the copy, which is then carried out by the
+ * apply worker at any moment.
+ */
+static void
+report_copying(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table with OID %u cannot be changed while it is being replicated", relid),
+			 errhint("If quorum.replicate() was interrupted, call it again, or call quorum.unreplicate() for the table.")));
+}
+
+static void
+check_written(Oid relid, bool has_write_set)
 {
 	const ReplicatedTable *table = replicated_table_by_relid(relid);
-	NodeIdentity identity;
 
 	if (table == NULL)
-		return false;
-	if (table->state == REPLICATED_TABLE_ACTIVE)
-		return true;
-	shmem_get_identity(&identity);
-	return table->origin_node != identity.node_id;
+		return;
+	if (table->state != REPLICATED_TABLE_ACTIVE)
+		report_copying(relid);
+	if (!has_write_set)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a replicated table was changed without being captured"),
+				 errdetail("Its OID is %u. A change that the quorum did not agree on would make the nodes differ.", relid),
+				 errhint("Its trigger \"" CAPTURE_TRIGGER_NAME "\" is disabled or missing.")));
 }
 
 void
-check_no_uncaptured_writes(void)
+check_no_uncaptured_writes(bool has_write_set)
 {
 	for (PgStat_SubXactStatus *level = innermost_level(); level != NULL; level = level->prev)
 		for (PgStat_TableXactStatus *written = level->first; written != NULL; written = written->next)
-			if (has_written(written) && is_written_by_log_only(written->parent->t_id))
-				ereport(ERROR,
-						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						 errmsg("a replicated table was changed without being captured"),
-						 errdetail("Its OID is %u. A change that the quorum did not agree on would make the nodes differ.",
-								   written->parent->t_id),
-						 errhint("If the table is not being copied right now, its trigger \"" CAPTURE_TRIGGER_NAME "\" is disabled or missing.")));
+			if (has_written(written))
+				check_written(written->parent->t_id, has_write_set);
 }
 
 /* ---- does the local commit have to be flushed? ---- */

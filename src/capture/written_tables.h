@@ -20,8 +20,10 @@ extern int64 row_counts_total(RowCounts counts);
 /* Rows of active replicated tables that the transaction has changed so far, rolled-back savepoints not counted. */
 extern RowCounts written_row_counts(void);
 
-/* Raises 55000 if the transaction has changed a table whose changes must come by the log; for one without a write set. */
-extern void check_no_uncaptured_writes(void);
+/*
+ * Raises 55000 if the transaction has changed a table that is being copied, or, if it has no write set, an active replicated table.
+ */
+extern void check_no_uncaptured_writes(bool has_write_set);
 
 /* Is this session connected to quorum.database? */
 extern bool in_quorum_database(void);

@@ -301,11 +301,12 @@ replicated_table_forget_locally(uint64 table_id)
 	if (table == NULL)
 		return;
 	relid = table->relid;
+	/* The row first: the guard lets our triggers be dropped only from a table that is not replicated any more. */
+	run_as_superuser(psprintf("DELETE FROM quorum.replicated_table WHERE table_id = %lld", (long long) table_id));
+	replicated_tables_invalidate();
 	if (get_rel_name(relid) != NULL)	/* else it was dropped without being asked */
 	{
 		drop_trigger(relid, CAPTURE_TRIGGER_NAME);
 		drop_trigger(relid, TRUNCATE_TRIGGER_NAME);
 	}
-	run_as_superuser(psprintf("DELETE FROM quorum.replicated_table WHERE table_id = %lld", (long long) table_id));
-	replicated_tables_invalidate();
 }

@@ -1,0 +1,40 @@
+/*
+ * apply_internal.h
+ *	  Between the files of the apply worker.
+ */
+#ifndef QUORUM_APPLY_INTERNAL_H
+#define QUORUM_APPLY_INTERNAL_H
+
+#include "postgres.h"
+
+#include "shared/writeset.h"
+
+/* ---- row_apply.c: inside the worker's transaction, with an active snapshot ---- */
+
+/* INSERT, UPDATE or DELETE, whose body is read from the reader. */
+extern void row_apply_change(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id);
+
+/* The rows of TABLE_ROWS. */
+extern void row_apply_copied_rows(WriteSetReader *reader, uint64 table_id);
+
+/* Closes the tables that this transaction has open: before its commit, and before DDL. */
+extern void row_apply_close_tables(void);
+
+/* After an abort, which has closed them. */
+extern void row_apply_forget_tables(void);
+
+/* Rows changed since the last call. */
+extern uint64 row_apply_take_count(void);
+
+/* ---- table_apply.c ---- */
+
+/* A control operation; is_origin: this node proposed the entry. */
+extern void table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
+								  bool is_origin, uint32 origin_node);
+
+/* ---- apply_worker.c ---- */
+
+/* Names what the worker is at, for messages; NULL: no table.  Kept by value. */
+extern void apply_note_table(const char *schema_name, const char *table_name);
+
+#endif							/* QUORUM_APPLY_INTERNAL_H */

@@ -1,0 +1,272 @@
+/*
+ * table_apply.c
+ *	  Control operations of the log: a table begins to be copied, its rows, it becomes replicated, it is no longer.
+ *
+ * Process: apply worker, inside its transaction; each control operation has a local transaction of its own.
+ *
+ * On the node that calls replicate() the table exists with its rows, and that session makes the triggers itself when it commits; the apply
+ * worker only notes that a copy is under way, and must need no lock on the table, which the session holds.  If the session dies after
+ * proposing the activation, it is carried out here as on any node.
+ *
+ * Must never drop a table that this module did not make: one left by an interrupted attempt is known by its state "copying"
+ * and by an origin that is another node.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "apply/apply_internal.h"
+#include "shared/replicated_tables.h"
+
+#define SHAPE_SCHEMA "quorum_shape_of_existing_table"	/* exists only within a subtransaction that is rolled back */
+
+typedef struct NewTable
+{
+	uint64		table_id;
+	char	   *schema_name;
+	char	   *table_name;
+	char	   *definition;
+} NewTable;
+
+static Oid
+find_table(const NewTable *new_table)
+{
+	Oid			schema = get_namespace_oid(new_table->schema_name, true);
+
+	return OidIsValid(schema) ? get_relname_relid(new_table->table_name, schema) : InvalidOid;
+}
+
+static void
+run(const char *sql)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "SPI_execute failed: %s", sql);
+	SPI_finish();
+	CommandCounterIncrement();
+}
+
+/* Columns and keys as text; palloc'd in the caller's context. */
+static char *
+shape_of(Oid relid)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *shape = NULL;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(psprintf("SELECT quorum.table_shape(%u::pg_catalog.oid::pg_catalog.regclass)", relid), false, 1) < 0)
+		elog(ERROR, "SPI_execute failed");
+	if (SPI_processed == 1)
+		shape = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	shape = MemoryContextStrdup(context, shape ? shape : "");
+	SPI_finish();
+	return shape;
+}
+
+static int64
+count_rows(Relation relation)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	int64		count = 0;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		count++;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return count;
+}
+
+/* ---- TABLE_CREATE ---- */
+
+/* Moves the existing table aside, makes the new one, compares, and takes all of that back. */
+static bool
+has_shape_of_definition(Oid relid, const NewTable *new_table)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *existing = shape_of(relid);
+	char	   *defined;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	run("CREATE SCHEMA " SHAPE_SCHEMA);
+	run(psprintf("ALTER TABLE %s SET SCHEMA " SHAPE_SCHEMA,
+				 quote_qualified_identifier(new_table->schema_name, new_table->table_name)));
+	run(new_table->definition);
+	defined = shape_of(find_table(new_table));
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return strcmp(existing, defined) == 0;
+}
+
+/* A table of that name that is not of this module: only an empty one of the same shape is taken. */
+static void
+adopt_existing_table(Oid relid, const NewTable *new_table)
+{
+	Relation	relation = table_open(relid, AccessExclusiveLock);
+	bool		is_ordinary = relation->rd_rel->relkind == RELKIND_RELATION &&
+		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT;
+	bool		is_empty = is_ordinary && count_rows(relation) == 0;
+
+	table_close(relation, NoLock);
+	if (!is_empty)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("table \"%s.%s\" is replicated by another node but exists on this one with other contents",
+						new_table->schema_name, new_table->table_name),
+				 errhint("Rename or drop it here, then reload the configuration to make this node go on.")));
+	if (!has_shape_of_definition(relid, new_table))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("table \"%s.%s\" is replicated by another node but exists on this one with another shape",
+						new_table->schema_name, new_table->table_name),
+				 errhint("Rename or drop it here, then reload the configuration to make this node go on.")));
+}
+
+/* What an attempt from another node left that did not come to its end. */
+static bool
+drop_unfinished_copy(Oid relid, const NewTable *new_table)
+{
+	const ReplicatedTable *table = replicated_table_by_relid(relid);
+
+	if (table == NULL)
+		return false;
+	if (table->state == REPLICATED_TABLE_ACTIVE)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("table \"%s.%s\" is replicated already, under the number %llu",
+						new_table->schema_name, new_table->table_name, (unsigned long long) table->table_id)));
+	replicated_table_forget_locally(table->table_id);
+	run(psprintf("DROP TABLE %s", quote_qualified_identifier(new_table->schema_name, new_table->table_name)));
+	return true;
+}
+
+static void
+create_table(const NewTable *new_table, bool is_origin, uint32 origin_node)
+{
+	Oid			relid = find_table(new_table);
+
+	if (is_origin)
+	{
+		if (OidIsValid(relid))	/* else it was dropped after a session began to replicate it and died */
+			replicated_table_note_copying(relid, new_table->table_id, origin_node);
+		return;
+	}
+	if (OidIsValid(relid) && drop_unfinished_copy(relid, new_table))
+		relid = InvalidOid;
+	if (OidIsValid(relid))
+		adopt_existing_table(relid, new_table);
+	else
+		run(new_table->definition);
+	relid = find_table(new_table);
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the definition of table \"%s.%s\" in the log does not create it",
+						new_table->schema_name, new_table->table_name)));
+	replicated_table_note_copying(relid, new_table->table_id, origin_node);
+}
+
+static void
+read_and_create_table(WriteSetReader *reader, uint64 table_id, bool is_origin, uint32 origin_node)
+{
+	NewTable	new_table;
+
+	new_table.table_id = table_id;
+	new_table.schema_name = writeset_read_text(reader);
+	new_table.table_name = writeset_read_text(reader);
+	new_table.definition = writeset_read_text(reader);
+	if (strlen(new_table.schema_name) >= NAMEDATALEN || strlen(new_table.table_name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("malformed write set: too long a name")));
+	apply_note_table(new_table.schema_name, new_table.table_name);
+	create_table(&new_table, is_origin, origin_node);
+}
+
+/* ---- TABLE_ROWS, TABLE_ACTIVATE, TABLE_FORGET ---- */
+
+static void
+skip_copied_rows(WriteSetReader *reader)
+{
+	reader->data.cursor = reader->data.len; /* the only change of its entry */
+	reader->changes_read = reader->header.change_count;
+}
+
+static void
+activate_table(uint64 table_id, int64 row_count, uint64 log_index)
+{
+	const ReplicatedTable *table = replicated_table_by_id(table_id);
+	Relation	relation;
+	int64		found_rows;
+	Oid			relid;
+
+	if (table == NULL || table->state != REPLICATED_TABLE_COPYING)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the log completes the copy of table number %llu, which was not begun here",
+						(unsigned long long) table_id)));
+	relid = table->relid;
+	relation = try_table_open(relid, ShareRowExclusiveLock);
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table with OID %u was dropped on this node while it was being replicated", relid)));
+	apply_note_table(get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
+	found_rows = count_rows(relation);
+	if (found_rows != row_count)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the copy of table \"%s\" has %lld rows instead of %lld",
+						RelationGetRelationName(relation), (long long) found_rows, (long long) row_count)));
+	table_close(relation, NoLock);
+	replicated_table_activate_locally(relid, table_id, row_count);
+	replicated_table_set_activated_index(table_id, log_index);
+}
+
+void
+table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
+					  bool is_origin, uint32 origin_node)
+{
+	switch (operation)
+	{
+		case WRITESET_TABLE_CREATE:
+			read_and_create_table(reader, table_id, is_origin, origin_node);
+			break;
+		case WRITESET_TABLE_ROWS:
+			if (is_origin)
+				skip_copied_rows(reader);
+			else
+				row_apply_copied_rows(reader, table_id);
+			break;
+		case WRITESET_TABLE_ACTIVATE:
+			activate_table(table_id, (int64) writeset_read_u64(reader), log_index);
+			break;
+		case WRITESET_TABLE_FORGET:
+			replicated_table_forget_locally(table_id);
+			break;
+		default:
+			elog(ERROR, "operation %d is none of a table", (int) operation);
+	}
+}
