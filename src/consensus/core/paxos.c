@@ -42,7 +42,6 @@ paxos_create(const PaxosSettings *settings, const PaxosAllocator *allocator)
 	core->may_lead = true;
 	core->role = PAXOS_LEARNER;
 	core->self_index = -1;
-	core->read_number = settings->incarnation << 32;
 	window_create(core);
 	proposals_create(core);
 	return core;
@@ -106,6 +105,13 @@ paxos_restore(PaxosCore *core, const PaxosRecord *record, PaxosEffects *effects)
 			break;
 	}
 	effects_fill(core, effects);
+}
+
+void
+paxos_set_incarnation(PaxosCore *core, uint64_t incarnation)
+{
+	PAXOS_ASSERT(!core->started);
+	core->settings.incarnation = incarnation;
 }
 
 /* ---- the step ---- */
@@ -229,6 +235,7 @@ paxos_start(PaxosCore *core, uint64_t now_ms, uint64_t random, PaxosEffects *eff
 	begin_step(core, now_ms, random);
 	core->started = true;
 	core->highest_round = core->promised_ballot.round;
+	core->read_number = core->settings.incarnation << 32;
 	acceptor_reset_report(core);
 	election_start(core);
 	end_step(core, effects);
