@@ -5,7 +5,7 @@
  * Process: consensus worker, tests.  Must never deliver a value that is not known as chosen and durable here.
  *
  * How a node comes to know that a slot is chosen:
- *	 - the leader counts a majority of votes (proposer_vote);
+ *	 - the leader has counted a majority of votes (proposer_vote), and everything before is chosen;
  *	 - a follower is told by the leader of ballot b that everything up to a slot is chosen, and holds a value that it accepted in b
  *	   itself: a ballot has one value per slot, and the leader of b proposed, with that value, each slot that it does not
  *	   know as chosen with another record;
@@ -103,16 +103,18 @@ deliver(PaxosCore *core, Slot *entry)
 		proposals_delivered(core, value->id);
 }
 
+/* Asked of the slot after chosen_slot, so the configuration that its votes are counted in is settled. */
 static bool
 is_chosen(PaxosCore *core, Slot *entry)
 {
-	if (!entry->chosen && entry->slot <= core->leader_chosen_slot &&
-		ballot_equal(entry->accepted_ballot, core->leader_ballot))
-	{
-		entry->chosen = true;
-		if (paxos_ballot_compare(core->learned_ballot, core->leader_ballot) < 0)
-			core->learned_ballot = core->leader_ballot;
-	}
+	if (entry->chosen)
+		return true;
+	if (is_leader(core))
+		entry->chosen = ballot_equal(entry->proposed_ballot, core->ballot) && config_is_quorum(core, entry->votes);
+	else
+		entry->chosen = entry->slot <= core->leader_chosen_slot && ballot_equal(entry->accepted_ballot, core->leader_ballot);
+	if (entry->chosen && paxos_ballot_compare(core->learned_ballot, core->leader_ballot) < 0)
+		core->learned_ballot = core->leader_ballot;
 	return entry->chosen;
 }
 

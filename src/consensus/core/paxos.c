@@ -354,7 +354,8 @@ paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 	status->leader_id = core->leader_id;
 	fill_quorum_status(core, now_ms, status);
 	status->leader_is_ready = is_leader(core) && core->is_ready;
-	status->adopted_slot = is_leader(core) ? core->adopted_slot : 0;
+	if (is_leader(core))
+		status->adopted_slot = core->is_ready ? core->ready_slot : core->adopted_slot;
 	status->chosen_slot = core->chosen_slot;
 	status->delivered_slot = core->delivered_slot;
 	status->accepted_slot = core->window.max_accepted_slot;

@@ -215,6 +215,7 @@ struct PaxosCore
 	PaxosSlot	term_first_slot;	/* the first slot of this ballot's phase 2 */
 	PaxosSlot	next_slot;		/* to propose in */
 	PaxosSlot	adopted_slot;	/* values up to here come from the promises */
+	PaxosSlot	ready_slot;		/* adopted_slot when the term became ready */
 	PaxosSlot	barrier_slot;	/* a configuration is proposed there; nothing after it before it is delivered */
 	uint64_t	heartbeat_round;
 	uint64_t	heartbeat_deadline_ms;

@@ -20,7 +20,8 @@
  *	 have proposed a configuration in such an open slot: if it can have been chosen, phase 1 reports it, and it is adopted, in
  *	 order, with the same barrier; if not, the slot gets another value and the configuration never existed.  So a slot's votes
  *	 and promises are always counted in the configuration that the chosen log assigns to it, and in every slot there is one configuration
- *	 for all ballots: the plain argument of P2c holds for each slot.  In particular there is no "latest configuration in the
+ *	 for all ballots: the plain argument of P2c holds for each slot.  For the same reason votes make a slot chosen only after every
+ *	 slot before it: with an open slot below, it is not yet settled whose votes count.  In particular there is no "latest configuration in the
  *	 log, chosen or not", which made single-server changes of Raft unsafe before a leader had committed an entry of its term.
  *	 After a configuration is delivered the leader lacks, perhaps, promises of a majority of it; it then sends PREPARE in the same
  *	 ballot for the slots after it, and waits, before it goes on (election_has_promises is asked before each proposal).
@@ -162,12 +163,17 @@ value_to_adopt(PaxosCore *core, const Slot *entry)
 	return paxos_value_make(&core->allocator, PAXOS_VALUE_NOOP, nobody, NULL, 0);
 }
 
+/*
+ * Once in a term: a promise that comes later, of a member that was not needed or is new, may bring more to adopt, but nothing that
+ * anyone was told of.
+ */
 static void
 check_ready(PaxosCore *core)
 {
 	if (core->is_ready || core->delivered_slot < core->adopted_slot || !election_has_promises(core))
 		return;
 	core->is_ready = true;
+	core->ready_slot = core->adopted_slot;
 	core->send_due = true;
 }
 
@@ -197,17 +203,13 @@ proposer_delivered(PaxosCore *core)
 
 /* ---- votes ---- */
 
+/* Only counted here.  What follows from it is concluded in the order of slots, in learner_advance. */
 void
 proposer_vote(PaxosCore *core, Slot *entry, int member_index)
 {
 	if (!ballot_equal(entry->proposed_ballot, core->ballot))
 		return;
 	entry->votes |= 1u << member_index;
-	if (entry->chosen || !config_is_quorum(core, entry->votes))
-		return;
-	entry->chosen = true;
-	if (paxos_ballot_compare(core->learned_ballot, core->ballot) < 0)
-		core->learned_ballot = core->ballot;
 }
 
 static void

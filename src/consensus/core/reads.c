@@ -134,7 +134,7 @@ reads_begin_round(PaxosCore *core)
 	for (size_t i = core->reads.count; i > 0 && pending(core)[i - 1].round == 0; i--)
 	{
 		pending(core)[i - 1].round = core->heartbeat_round;
-		pending(core)[i - 1].read_index = max_u64(core->chosen_slot, core->adopted_slot);
+		pending(core)[i - 1].read_index = core->chosen_slot;	/* what was adopted is delivered, so below it */
 	}
 }
 
