@@ -266,8 +266,8 @@ quorum_unreplicate(PG_FUNCTION_ARGS)
 	}
 	initStringInfo(&control);
 	writeset_put_table_forget(&control, table.table_id);
+	relation_close(relation, NoLock);	/* locked, but not open: or else its triggers could not be dropped */
 	replicated_table_forget_locally(table.table_id);
 	capture_add_control(control.data, control.len);
-	relation_close(relation, NoLock);
 	PG_RETURN_VOID();
 }

@@ -36,7 +36,7 @@ extern const ReplicatedTable *replicated_table_by_id(uint64 table_id);
  * note_copying: the table exists here and its rows are being copied.
  * activate_locally: both triggers, state active.
  * set_activated_index: where the activation stands in the log, if that is known.
- * forget_locally: drops the triggers and the row; the table stays.
+ * forget_locally: drops the triggers and the row; the table stays.  The caller holds a lock on the table but must not have it open.
  */
 extern void replicated_table_note_copying(Oid relid, uint64 table_id, uint32 origin_node);
 extern void replicated_table_activate_locally(Oid relid, uint64 table_id, int64 row_count);
