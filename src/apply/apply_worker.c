@@ -221,14 +221,15 @@ transaction_callback(XactEvent event, void *argument)
 	if (event != XACT_EVENT_COMMIT || batch.first_index == 0)
 		return;
 	position_at_commit();
-	for (uint64 index = batch.first_index; index <= batch.last_index; index++)
-	{
-		turn_pass(index);
-		if (batch.is_own[index - batch.first_index])
-			orphan_applied(index);
-	}
 	if (batch.has_foreign)
 		foreign_applied();
+	for (uint64 index = batch.first_index; index <= batch.last_index; index++)
+	{
+		/* Before the turn: a transaction that sees the new applied index must not find the old epoch. */
+		if (batch.is_own[index - batch.first_index])
+			orphan_applied(index);
+		turn_pass(index);
+	}
 	batch.first_index = 0;
 }
 
