@@ -205,11 +205,11 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	table_id = draw_table_id(identity.node_id);
 	table_copy_send_definition(relation, table_id, definition);
 	row_count = table_copy_send_rows(relation, table_id);
+	relation_close(relation, NoLock);	/* locked, but not open: or else it could get no triggers */
 	activate(relation_id, table_id, row_count);
 	ereport(NOTICE,
 			(errmsg("table \"%s\" is replicated with its " UINT64_FORMAT " rows from the commit of this transaction on",
-					RelationGetRelationName(relation), row_count)));
-	relation_close(relation, NoLock);
+					get_rel_name(relation_id), row_count)));
 	PG_RETURN_VOID();
 }
 
