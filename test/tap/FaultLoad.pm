@@ -37,6 +37,7 @@ use Time::HiRes qw(time usleep);
 
 my $client_program;
 my @running;
+my $launched = 0;
 
 # The client program, compiled once per test file; the machine has a compiler, or there would be no extension.
 sub client_program
@@ -110,14 +111,16 @@ sub _conninfo
 
 # ---- running --------------------------------------------------------------------------------------------------------
 
+# May be called again after stop: each attempt keeps a number of its own.
 sub start
 {
 	my ($self) = @_;
 	my @nodes = $self->{cluster}->nodes;
 	my @conninfos = map { $self->_conninfo($_) } @nodes;
+	my $first_attempt = 1 + 10_000_000 * ($self->{starts}++ || 0);
 	foreach my $client (1 .. $self->{clients})
 	{
-		$self->_launch("client $client", 'write', $client, $self->{pause_us}, $self->{answer_timeout_ms}, @conninfos);
+		$self->_launch("client $client", 'write', $client, $first_attempt, $self->{pause_us}, $self->{answer_timeout_ms}, @conninfos);
 	}
 	return unless $self->{watch};
 	$self->_launch('watch ' . $_->name, 'watch', 50, $self->_conninfo($_)) foreach @nodes;
@@ -128,8 +131,7 @@ sub _launch
 {
 	my ($self, $name, $mode, @arguments) = @_;
 	(my $file = $name) =~ tr/ /_/;
-	my $log = "$PostgreSQL::Test::Utils::log_path/load_$file.$$";
-	unlink($log);
+	my $log = "$PostgreSQL::Test::Utils::log_path/load_$file.$$." . ++$launched;
 	my ($output, $input) = ('', '');
 	my $run = IPC::Run::start([ client_program(), $mode, $log, @arguments ], '<', '/dev/null', '>&', \$output);
 	push @running, $run;
@@ -300,8 +302,8 @@ sub _read_rows
 
 sub _list
 {
-	my (@ids) = @_;
-	return join(' ', sort(@ids)[0 .. ($#ids < 9 ? $#ids : 9)]);
+	my @ids = sort @_;
+	return join(' ', @ids[ 0 .. ($#ids < 9 ? $#ids : 9) ]) . ($#ids > 9 ? ' ...' : '');
 }
 
 sub _check_attempts

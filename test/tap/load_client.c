@@ -2,7 +2,7 @@
  * load_client.c
  *	  The clients of the fault tests: one that writes and keeps a record of what it was told, one that watches a node.
  *
- *	 load_client write LOG CLIENT PAUSE_US ANSWER_TIMEOUT_MS CONNINFO [CONNINFO ...]
+ *	 load_client write LOG CLIENT FIRST_ATTEMPT PAUSE_US ANSWER_TIMEOUT_MS CONNINFO [CONNINFO ...]
  *		Tries each node until one takes its writes.  Each attempt is a transaction of its own, number n, that inserts the row
  *		(CLIENT, n) into load_row and adds one to a counter whose new value it keeps in that row; it is never repeated.  A line per
  *		attempt goes to LOG when its outcome is known:
@@ -330,18 +330,20 @@ static int
 write_until_stopped(FILE *log, int argument_count, char **arguments)
 {
 	Writer		writer = {.log = log};
+	int64_t		n;
 	int64_t		between_us;
 
-	if (argument_count < 4)
+	if (argument_count < 5)
 		return 2;
 	writer.client = atoi(arguments[0]);
-	between_us = atoll(arguments[1]);
-	writer.answer_timeout_ms = atoi(arguments[2]);
-	writer.conninfos = arguments + 3;
-	writer.node_count = argument_count - 3;
+	n = atoll(arguments[1]);
+	between_us = atoll(arguments[2]);
+	writer.answer_timeout_ms = atoi(arguments[3]);
+	writer.conninfos = arguments + 4;
+	writer.node_count = argument_count - 4;
 	writer.random_state = 88172645463325252ULL + (uint64_t) writer.client * 7919;
 
-	for (int64_t n = 1; !stop_requested;)
+	while (!stop_requested)
 	{
 		if (writer.connection == NULL)
 			writer.connection = connect_to(writer.conninfos[writer.node]);
