@@ -8,8 +8,8 @@
  *	 1. peers[i] stands for config.members[i].
  *	 2. The configuration in force for every slot that this node may propose in now is `config`: it is the one of the delivered
  *		prefix, and while a newer one is proposed the proposer proposes nothing after it (proposer.c has the argument).
- *	 3. Votes are bits of member indexes.  They are renumbered only by a new configuration, when no slot that this
- *		node proposed is open.
+ *	 3. Votes are bits of member indexes.  Those are renumbered only by a new configuration, when no slot that this
+ *		node proposed is open; the votes of the slots before are then forgotten.
  */
 #include "paxos_internal.h"
 
@@ -198,6 +198,7 @@ config_install(PaxosCore *core, PaxosSlot slot, const PaxosValue *value)
 		return;					/* refused by the codec on every node, so not in a log; the same everywhere anyway */
 	config.slot = slot;
 	install_peers(core, &config);
+	window_forget_votes(core);
 	if (core->started)
 		election_config_changed(core);
 }

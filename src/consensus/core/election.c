@@ -17,7 +17,7 @@
  * send but not hear never gets to phase 1.
  *
  * Invariants
- *	 1. A ballot (round, own node id) is used in phase 2 only after the own PROMISE record of it is durable; a restarted node
+ *	 1. A ballot (round, own node id) is told to others only after the own PROMISE record of it is durable; a restarted node
  *		finds that record, and picks a higher round.  So no ballot is used by two lives of a node.
  *	 2. A leader has complete promises of a majority of the configuration in force for each slot in which it proposes.
  *	 3. A node that may not lead, or is no voter, neither asks for pre-votes nor prepares.  Its acceptor goes on.
@@ -249,8 +249,8 @@ start_phase_1(PaxosCore *core)
 		core->peers[i].resume_slot = 0;
 	}
 	window_clear_reports(core);
-	acceptor_promise(core, core->ballot);
-	send_prepares(core);
+	core->ask_deadline_ms = core->election_deadline_ms;
+	acceptor_promise(core, core->ballot);	/* the prepares follow when its record is durable */
 }
 
 bool
@@ -289,10 +289,12 @@ check_promises(PaxosCore *core)
 void
 election_own_promise_durable(PaxosCore *core)
 {
-	if (!ballot_equal(core->promise.ballot, core->ballot))
-		return;
-	core->own_promise_durable = true;
-	check_promises(core);
+	if (ballot_equal(core->promise.ballot, core->ballot) && core->phase == PHASE_PREPARE && !core->own_promise_durable)
+	{
+		core->own_promise_durable = true;
+		send_prepares(core);
+		check_promises(core);
+	}
 }
 
 /*
@@ -426,7 +428,7 @@ election_tick(PaxosCore *core)
 	{
 		if (core->phase == PHASE_PRE_VOTE)
 			send_pre_votes(core);
-		else
+		else if (core->own_promise_durable)
 			send_prepares(core);
 	}
 }
@@ -439,7 +441,8 @@ election_config_changed(PaxosCore *core)
 	{
 		if (!config_self_is_voter(core))
 			election_step_down(core);
-		else if (core->phase == PHASE_PREPARE || (is_leader(core) && !election_has_promises(core)))
+		else if ((core->phase == PHASE_PREPARE && core->own_promise_durable) ||
+				 (is_leader(core) && !election_has_promises(core)))
 			send_prepares(core);
 		if (is_leader(core))
 			core->heartbeat_deadline_ms = core->now_ms; /* new members are to hear of their leader at once */

@@ -190,6 +190,7 @@ learn_entry(PaxosCore *core, PaxosBallot ballot, const PaxosMessageEntry *learne
 {
 	PaxosSlot	slot = learned->slot;
 	Slot	   *entry;
+	bool		is_same;
 
 	if (slot <= core->chosen_slot)
 		return true;
@@ -198,14 +199,15 @@ learn_entry(PaxosCore *core, PaxosBallot ballot, const PaxosMessageEntry *learne
 	entry = window_open(core, slot);
 	if (entry->chosen)
 		return true;
-	if (entry->value != NULL && value_equals_entry(entry->value, learned))
+	is_same = entry->value != NULL && value_equals_entry(entry->value, learned);
+	/* A leader whose proposal there was another one is deposed; one that has yet to propose there is behind, and no good leader. */
+	if (is_leader(core) && (slot >= core->next_slot || !is_same))
+		election_step_down(core);
+	if (is_same)
 	{
 		entry->chosen = true;
 		return true;
 	}
-	/* A leader that proposed something else there, or did not find it in phase 1, has been deposed. */
-	if (is_leader(core) && (slot < core->next_slot || slot > core->adopted_slot))
-		election_step_down(core);
 	if (!window_make_room(core, slot, learned->length))
 		return false;
 	if (entry->value != NULL && paxos_ballot_compare(entry->accepted_ballot, ballot) > 0)

@@ -26,6 +26,7 @@
 #define MAX_BYTES_IN_FLIGHT (4u * 1024 * 1024)	/* of unanswered ACCEPTs per peer, exceeded by at most one frame */
 #define MAX_FORWARDED_BYTES (1u * 1024 * 1024)	/* of proposals under way to the leader, exceeded by at most one frame */
 #define VALUE_OVERHEAD_BYTES 64 /* what a value counts beside its bytes against window_bytes */
+#define ANNOUNCE_DELAY_MS 2		/* that slots are chosen waits this long for an ACCEPT to carry it */
 #define MAX_DOUBLINGS 3			/* of timeouts that repeat */
 
 /* ---- small parts ---- */
@@ -131,6 +132,7 @@ typedef struct Peer
 	uint64_t	progress_ms;	/* when it last voted, or the flow began */
 	uint32_t	resends;		/* in a row without progress */
 	PaxosSlot	announced_slot; /* chosen_slot as last sent to it */
+	uint64_t	announce_deadline_ms;	/* there is news for it since; 0: none */
 	uint64_t	round_answered; /* heartbeat round */
 	uint64_t	answered_ms;	/* last message in this ballot */
 
@@ -280,6 +282,7 @@ extern bool window_make_room(PaxosCore *core, PaxosSlot slot, uint32_t length);	
 extern void window_set_accepted(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
 extern void window_set_reported(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
 extern void window_clear_reports(PaxosCore *core);
+extern void window_forget_votes(PaxosCore *core);
 
 /* ---- config.c ---- */
 extern int	config_find(const PaxosConfig *config, uint32_t node_id);	/* -1: not a member */

@@ -43,6 +43,7 @@ begin_peer(PaxosCore *core, Peer *peer)
 	peer->progress_ms = core->now_ms;
 	peer->resends = 0;
 	peer->announced_slot = 0;
+	peer->announce_deadline_ms = 0;
 	peer->round_answered = 0;
 	if (!peer->promised)
 	{
@@ -374,6 +375,13 @@ is_waiting_for(const PaxosCore *core, const Peer *peer)
 	return peer->is_known && peer->next_send_slot > max_u64(peer->accepted_slot + 1, first_held_slot(core));
 }
 
+static void
+note_announced(const PaxosCore *core, Peer *peer)
+{
+	peer->announced_slot = core->chosen_slot;
+	peer->announce_deadline_ms = 0;
+}
+
 /* Phase 2a to one peer, as far as its window and the bytes in flight allow. */
 static void
 send_accepts(PaxosCore *core, Peer *peer, BuiltAccept *last)
@@ -405,7 +413,7 @@ send_accepts(PaxosCore *core, Peer *peer, BuiltAccept *last)
 			peer->progress_ms = core->now_ms;
 		peer->bytes_in_flight += run.bytes;
 		peer->next_send_slot = run.last_slot + 1;
-		peer->announced_slot = core->chosen_slot;
+		note_announced(core, peer);
 	}
 }
 
@@ -420,7 +428,22 @@ send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 	heartbeat->sent_ms = core->now_ms;
 	heartbeat->flag = wants_answer;
 	core_send(core, peer->node_id, heartbeat);
-	peer->announced_slot = core->chosen_slot;
+	note_announced(core, peer);
+}
+
+/*
+ * That slots are chosen rides on the next ACCEPT; only if none comes for a moment it is worth a message of its own.  Nobody waits for it but
+ * the tables of the followers.
+ */
+static void
+announce_chosen(PaxosCore *core, Peer *peer)
+{
+	if (peer->announced_slot >= core->chosen_slot)
+		return;
+	if (peer->announce_deadline_ms == 0)
+		peer->announce_deadline_ms = core->now_ms + ANNOUNCE_DELAY_MS;
+	else if (core->now_ms >= peer->announce_deadline_ms)
+		send_heartbeat(core, peer, false);
 }
 
 /* A peer that did not answer in time gets everything again from where it stands; the time doubles while it stays silent. */
@@ -462,8 +485,7 @@ flush_peer(PaxosCore *core, Peer *peer, bool heartbeat_is_due, BuiltAccept *last
 	send_accepts(core, peer, last);
 	if (needs_teaching(core, peer))
 		learner_teach(core, peer, peer->accepted_slot + 1, first_held_slot(core) - 1);
-	if (peer->announced_slot < core->chosen_slot)
-		send_heartbeat(core, peer, false);
+	announce_chosen(core, peer);
 }
 
 void
@@ -514,6 +536,8 @@ proposer_deadline(const PaxosCore *core)
 
 		if ((int) i == core->self_index)
 			continue;
+		if (peer->link_up && peer->announce_deadline_ms != 0)
+			deadline_ms = min_u64(deadline_ms, peer->announce_deadline_ms);
 		if (peer->link_up && is_waiting_for(core, peer))
 			deadline_ms = min_u64(deadline_ms, resend_deadline_ms(core, peer));
 		if (needs_teaching(core, peer))

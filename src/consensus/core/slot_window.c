@@ -177,3 +177,10 @@ window_clear_reports(PaxosCore *core)
 	}
 	window->max_reported_slot = 0;
 }
+
+void
+window_forget_votes(PaxosCore *core)
+{
+	for (uint64_t i = 0; i < core->window.capacity; i++)
+		core->window.slots[i].votes = 0;
+}
