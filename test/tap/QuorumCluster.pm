@@ -363,8 +363,9 @@ sub form
 	my ($self) = @_;
 	my ($first, @others) = $self->nodes;
 	$first->sql("SELECT quorum.create_cluster('" . $first->name . "', '" . $first->peer_conninfo . "')");
-	$self->wait_for_leader;
+	$self->wait_for_leader(agreed_by => [$first]);
 	$self->join_node($_, $first) foreach @others;
+	$self->wait_for_leader;
 	return;
 }
 
