@@ -1,0 +1,163 @@
+# What can be asked of a cluster that does not make sense gets a clear error and leaves nothing behind; what makes sense works with tables
+# that have rows: on other nodes, and on one that joins late.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Utils;
+use QuorumCluster;
+use Test::More;
+
+# Two nodes make the cluster, the third joins late.
+my $cluster = QuorumCluster->new(nodes => [ 'n1', 'n2' ]);
+my ($first, $second) = $cluster->nodes;
+
+# One attempt that must fail: with that SQLSTATE, a message that matches, and no word of an internal error.
+sub refuses
+{
+	my ($name, $node, $sql, $sqlstate, $message) = @_;
+	my $result = $node->query($sql, timeout => 60);
+	is($result->{sqlstate}, $sqlstate, $name) or diag($result->{stderr});
+	like($result->{stderr}, $message, "$name: the error says why");
+	cmp_ok($result->{seconds}, '<', 30, sprintf('%s: after %.1f s', $name, $result->{seconds}));
+	return $result;
+}
+
+sub join_sql
+{
+	my ($node, %with) = @_;
+	my $name = $with{name} || $node->name;
+	my $conninfo = $with{conninfo} || $node->peer_conninfo;
+	my $via = $with{via} || $first->peer_conninfo(user => 'quorum_operator');
+	return "SELECT quorum.join_cluster('$name', '$conninfo', via => '$via')";
+}
+
+# ---- a_node_outside_a_cluster_says_so ------------------------------------------------------------------------------
+my $third = $cluster->add_instance('n3');
+is($third->sql('SELECT role, node_name IS NULL, has_quorum FROM quorum.status'), 'stopped|t|f', 'status of an instance in no cluster');
+$third->sql('CREATE TABLE alone (id int PRIMARY KEY)');
+refuses('replicate without a cluster', $third, q{SELECT quorum.replicate('alone')}, '55000', qr/not a member of a cluster/);
+
+# ---- joins_that_cannot_be ------------------------------------------------------------------------------------------
+my $free_port = PostgreSQL::Test::Cluster::get_free_port();
+refuses('a conninfo of the cluster that answers nothing', $third,
+	join_sql($third, via => "host=127.0.0.1 port=$free_port dbname=postgres user=quorum_operator"), '08001', qr/could not connect|refused/);
+refuses('a host of the cluster that no one has', $third,
+	join_sql($third, via => 'host=no-such-host.invalid port=5432 dbname=postgres user=quorum_operator'), '08001', qr/no-such-host\.invalid/);
+refuses('an own conninfo that answers nothing', $third,
+	join_sql($third, conninfo => "host=127.0.0.1 port=$free_port dbname=postgres user=quorum_link"), '08001', qr/could not connect|refused/);
+refuses('a conninfo that is none', $third, join_sql($third, via => 'host'), '22023', qr/conninfo|via/);
+refuses('an own conninfo that leads to somebody else', $third, join_sql($third, conninfo => $second->peer_conninfo), '22023', qr/another server/);
+refuses('a via that leads to itself', $third, join_sql($third, via => $third->peer_conninfo(user => 'quorum_operator')), '55000',
+	qr/not a member of a cluster/);
+refuses('a node name that is taken', $third, join_sql($third, name => 'n2'), '42710', qr/already has a node named "n2"/);
+refuses('a node name that is none', $third, join_sql($third, name => 'Not A Name'), '42602', qr/invalid node name/);
+$first->sql('CREATE DATABASE bare');
+refuses('a database of the cluster without the extension', $third,
+	join_sql($third, via => $first->peer_conninfo(dbname => 'bare', user => 'quorum_operator')), '42704', qr/does not have the extension/);
+refuses('a database of the cluster that no one has', $third,
+	join_sql($third, via => $first->peer_conninfo(dbname => 'nowhere', user => 'quorum_operator')), '08001', qr/"nowhere" does not exist/);
+$third->sql('CREATE DATABASE bare');
+refuses('an own database without the extension', $third, join_sql($third, conninfo => $third->peer_conninfo(dbname => 'bare')), '42704',
+	qr/does not have the extension/);
+my $password = refuses('a conninfo with a password', $third, join_sql($third, conninfo => $third->peer_conninfo . ' password=secret%word'), '22023',
+	qr/password/);
+unlike($password->{stderr}, qr/secret%word/, 'and does not show it');
+is($third->sql('SELECT role FROM quorum.status'), 'stopped', 'after all that it is in no cluster');
+is($first->sql('SELECT count(*) FROM quorum.nodes'), '2', 'and the cluster has no more members');
+refuses('CREATE EXTENSION in another database', $first, q{\c bare
+	CREATE EXTENSION pg_quorum}, '55000', qr/only in the database that quorum.database names/);
+refuses('creating twice', $first, q{SELECT quorum.create_cluster('again', '} . $first->peer_conninfo . q{')}, '55000', qr/already a member/);
+refuses('a member that joins once more', $second, join_sql($second, name => 'other'), '55000', qr/already a member/);
+
+# ---- tables_that_cannot_be_replicated ------------------------------------------------------------------------------
+my $leader = $cluster->wait_for_leader;
+my ($follower) = $cluster->followers;
+$leader->sql(q{
+	CREATE TABLE no_key (a int);
+	CREATE VIEW looks AS SELECT 1 AS a;
+	CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+	CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY);
+	CREATE TABLE shape (id int PRIMARY KEY, a int);
+	CREATE TABLE with_rows (id int PRIMARY KEY);
+	CREATE TABLE late_key (id int PRIMARY KEY DEFERRABLE);
+	CREATE TABLE points_out (id int PRIMARY KEY REFERENCES shape)});
+$follower->sql('CREATE TABLE shape (id int PRIMARY KEY, a text); CREATE TABLE with_rows (id int PRIMARY KEY); INSERT INTO with_rows VALUES (1)');
+refuses('a table that no one has', $leader, q{SELECT quorum.replicate('nobody')}, '42P01', qr/"nobody" does not exist/);
+refuses('no primary key', $leader, q{SELECT quorum.replicate('no_key')}, '55000', qr/primary key/);
+refuses('a view', $leader, q{SELECT quorum.replicate('looks')}, '42809', qr/not a table/);
+refuses('a partitioned table', $leader, q{SELECT quorum.replicate('parts')}, '0A000', qr/partitioned/);
+refuses('an unlogged table', $leader, q{SELECT quorum.replicate('fleeting')}, '0A000', qr/unlogged/);
+refuses('a deferrable primary key', $leader, q{SELECT quorum.replicate('late_key')}, '55000', qr/deferrable/);
+refuses('a reference to a table that is not replicated', $leader, q{SELECT quorum.replicate('points_out')}, '0A000', qr/not replicated/);
+refuses('a system table', $leader, q{SELECT quorum.replicate('pg_class')}, '42809', qr/system table/);
+refuses('another shape on the other node', $leader, q{SELECT quorum.replicate('shape')}, '55000', qr/cannot take table "shape"/);
+refuses('rows on the other node', $leader, q{SELECT quorum.replicate('with_rows')}, '55000', qr/cannot take table "with_rows"/);
+refuses('unreplicate of what is not replicated', $leader, q{SELECT quorum.unreplicate('shape')}, '55000', qr/not replicated/);
+refuses('replicate on a follower', $follower, q{SELECT quorum.replicate('shape')}, '25006', qr/leader/);
+$leader->sql('CREATE ROLE somebody LOGIN');
+refuses('somebody who may not', $leader, q{SET ROLE somebody; SELECT quorum.replicate('shape')}, '42501', qr/owner/);
+is($_->sql('SELECT count(*) FROM quorum.tables'), '0', 'nothing is replicated on ' . $_->name) foreach $first, $second;
+$leader->sql('INSERT INTO shape VALUES (1, 1); INSERT INTO no_key VALUES (1)');
+is($follower->sql('SELECT count(*) FROM shape'), '0', 'a refused table stays ordinary');
+
+# What was in the way is put right: then it works.
+$follower->sql('DROP TABLE shape; TRUNCATE with_rows');
+$leader->sql(qq{SELECT quorum.replicate('$_')}) foreach 'shape', 'with_rows', 'points_out';
+refuses('replicating twice', $leader, q{SELECT quorum.replicate('shape')}, '55000', qr/already replicated/);
+$leader->sql('INSERT INTO with_rows VALUES (2)');
+$cluster->wait_applied($first, $second);
+is($follower->sql('SELECT count(*) FROM shape') . $follower->sql('SELECT string_agg(id::text, $$,$$) FROM with_rows'), '12',
+	'rows from before and after are there');
+
+# ---- a_large_table_tells_its_progress ------------------------------------------------------------------------------
+$leader->sql(q{
+	CREATE TABLE large (id int PRIMARY KEY, a text, b numeric, c timestamptz);
+	INSERT INTO large SELECT i, md5(i::text) || repeat(' ', i % 300), i / 7.0, to_timestamp(i) FROM generate_series(1, 20000) AS i});
+my $copy = $leader->query(q{SELECT quorum.replicate('large')}, timeout => 120);
+ok($copy->{ok}, sprintf('20,000 rows are replicated in %.1f s', $copy->{seconds})) or diag($copy->{stderr});
+like($copy->{stderr}, qr/NOTICE:.*20000 rows/, 'it says how many');
+$leader->sql('UPDATE large SET a = a || id WHERE id % 100 = 0; DELETE FROM large WHERE id % 100 = 1');
+$cluster->wait_applied($first, $second);
+is($follower->digest('large'), $leader->digest('large'), 'both nodes have the same rows');
+
+# A copy that is interrupted leaves the table ordinary, and the next attempt replaces it.
+$leader->sql(q{CREATE TABLE twice (id int PRIMARY KEY, a text); INSERT INTO twice SELECT i, repeat(md5(i::text), 100) FROM generate_series(1, 20000) AS i});
+my $interrupted = $leader->query(q{SET statement_timeout = '400ms'; SELECT quorum.replicate('twice')}, timeout => 120);
+note('interrupted: ' . ($interrupted->{sqlstate} || 'it was fast enough to end'));
+SKIP:
+{
+	skip('the copy was complete before it could be interrupted', 3) if $interrupted->{ok};
+	like($interrupted->{sqlstate}, qr/^(?:57014|08007)$/, 'a copy that is cancelled');
+	ok($leader->query('INSERT INTO twice VALUES (0)')->{ok}, 'leaves a table that can be written to');
+	ok($leader->query(q{SELECT quorum.replicate('twice')}, timeout => 120)->{ok}, 'and that can be replicated again');
+}
+$cluster->wait_applied($first, $second);
+is($follower->digest('twice'), $leader->digest('twice'), 'with the same rows on both nodes');
+
+# ---- a_node_joins_when_there_are_tables_with_rows ------------------------------------------------------------------
+$third->sql('CREATE TABLE large (id int PRIMARY KEY, other text)');
+refuses('a table of another shape on the joining node', $third, join_sql($third), '55000', qr/large/);
+is($third->sql('SELECT role FROM quorum.status'), 'stopped', 'it has not joined');
+is($leader->sql('SELECT count(*) FROM quorum.nodes'), '2', 'and is no member');
+$third->sql('DROP TABLE large');
+my $joined = $third->query(join_sql($third), timeout => 120);
+ok($joined->{ok}, sprintf('the third node joins in %.1f s', $joined->{seconds})) or diag($joined->{stderr});
+like($joined->{stderr}, qr/NOTICE:.*(?:applied|received|caught up)/, 'the join tells its progress');
+is($third->sql('SELECT voters, quorum_size, role FROM quorum.status'), '3|2|follower', 'it is a voter when the call returns');
+refuses('a node that joins twice', $third, join_sql($third), '55000', qr/already a member/);
+refuses('and under another name', $third, join_sql($third, name => 'n4'), '55000', qr/already a member/);
+$cluster->assert_same_digest($_, "$_ is the same on all three nodes") foreach 'large', 'twice', 'shape', 'with_rows', 'points_out';
+is($third->sql('SELECT string_agg(table_name, $$ $$ ORDER BY table_name) FROM quorum.tables WHERE state = $$active$$'),
+	'large points_out shape twice with_rows', 'and listed there');
+
+# ---- the_new_member_counts: with it the cluster does without one of the old ones
+$leader = $cluster->wait_for_leader;
+my ($old) = grep { $_ != $leader && $_ != $third } $cluster->nodes;
+$old->stop('immediate');
+$leader->sql('INSERT INTO with_rows VALUES (3)');
+is($leader->sql('SELECT has_quorum, voters_reachable FROM quorum.status'), 't|2', 'two of three are a quorum');
+$old->start;
+$cluster->assert_same_digest('with_rows', 'all are the same again');
+
+done_testing();
