@@ -339,20 +339,13 @@ count_batch(void)
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.apply_transactions, 1);
 }
 
-/* False: somebody else has committed it in this moment and will pass the turn on. */
-static bool
+static void
 perform_batch(uint64 first_index, uint64 chosen_index)
 {
 	report_activity(first_index);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (position_read() >= first_index)
-	{
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		return false;
-	}
 	fill_batch(first_index, chosen_index);
 	note_entry(batch.last_index, 0);
 	position_update(batch.last_index);
@@ -362,7 +355,6 @@ perform_batch(uint64 first_index, uint64 chosen_index)
 	count_batch();
 	note_entry(0, 0);
 	(void) pgstat_report_stat(false);
-	return true;
 }
 
 /* ---- progress and trouble ---- */
@@ -388,7 +380,8 @@ apply_next(void)
 		return true;
 	}
 	start_lock_checks();
-	return perform_batch(index, chosen_index);
+	perform_batch(index, chosen_index);
+	return true;
 }
 
 /* Conditions that pass by themselves, or when somebody makes room; never the entry's own fault. */

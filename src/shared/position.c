@@ -108,21 +108,6 @@ index_of(Relation relation, HeapTuple tuple)
 }
 
 uint64
-position_read(void)
-{
-	Relation	relation = open_position(AccessShareLock);
-	HeapTupleData tuple;
-	Buffer		buffer;
-	uint64		index;
-
-	fetch_row(relation, &tuple, &buffer);
-	index = index_of(relation, &tuple);
-	ReleaseBuffer(buffer);
-	table_close(relation, AccessShareLock);
-	return index;
-}
-
-uint64
 position_find(void)
 {
 	Relation	relation = open_position(AccessShareLock);

@@ -24,7 +24,4 @@ extern void position_at_abort(void);
 /* Finds the row with a scan, publishes its TID and returns its index; the apply worker's start. */
 extern uint64 position_find(void);
 
-/* What the row says now, whatever the transaction's snapshot; takes no predicate lock. */
-extern uint64 position_read(void);
-
 #endif							/* QUORUM_POSITION_H */

@@ -338,21 +338,6 @@ proposal_release(int slot)
 	free_payload(payload);
 }
 
-void
-proposal_finish(int slot)
-{
-	uint64		index;
-	dsa_pointer payload;
-
-	SpinLockAcquire(&proposal_queue->mutex);
-	Assert(proposal_queue->slots[slot].state == PROPOSAL_GRANTED);
-	index = waiting_index[slot];
-	payload = proposal_free_slot(slot);
-	SpinLockRelease(&proposal_queue->mutex);
-	free_payload(payload);
-	turn_pass(index);
-}
-
 /* ---- consensus worker ---- */
 
 /*

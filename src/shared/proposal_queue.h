@@ -131,7 +131,7 @@ extern void proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 c
 extern void publish_chosen_index(uint64 index);
 
 /* ---- apply worker ---- */
-extern void orphan_applied(uint64 index);		/* after the commit of an entry of this node that it performed */
+extern void orphan_applied(uint64 index);		/* after the commit of an entry of this node that it performed; looks whether it was abandoned */
 extern void foreign_applied(void);				/* after the commit of another node's entry */
 
 /* ---- lock watcher ---- */

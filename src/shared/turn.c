@@ -30,31 +30,66 @@ detached_waiter_of(uint64 index)
 	return NULL;
 }
 
+/* Whom a passed turn wakes. */
+typedef struct TurnWakeup
+{
+	Latch	   *owner;			/* of the next index */
+	Latch	   *detached;		/* waits for this index to be applied */
+} TurnWakeup;
+
+/* The caller holds the mutex; false: it is not this index's turn. */
+static bool
+advance(uint64 index, TurnWakeup *wakeup)
+{
+	if (index != proposal_queue->applied_index + 1)
+		return false;
+	proposal_queue->applied_index = index;
+	wakeup->owner = owner_of(index + 1);
+	wakeup->detached = detached_waiter_of(index);
+	return true;
+}
+
+/* After the mutex is released. */
+static void
+wake_up(uint64 index, bool advanced, const TurnWakeup *wakeup)
+{
+	if (!advanced)
+		elog(PANIC, "turn of log index %llu passed while %llu is applied",
+			 (unsigned long long) index, (unsigned long long) turn_applied_index());
+	if (wakeup->detached != NULL)
+		SetLatch(wakeup->detached);
+	if (wakeup->owner != NULL)
+		SetLatch(wakeup->owner);
+	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
+		shmem_wake_apply();
+}
+
 void
 turn_pass(uint64 index)
 {
-	Latch	   *owner;
-	Latch	   *detached;
+	TurnWakeup	wakeup;
+	bool		advanced;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	if (index != proposal_queue->applied_index + 1)
-	{
-		uint64		applied_index = proposal_queue->applied_index;
-
-		SpinLockRelease(&proposal_queue->mutex);
-		elog(PANIC, "turn of log index %llu passed while %llu is applied",
-			 (unsigned long long) index, (unsigned long long) applied_index);
-	}
-	proposal_queue->applied_index = index;
-	owner = owner_of(index + 1);
-	detached = detached_waiter_of(index);
+	advanced = advance(index, &wakeup);
 	SpinLockRelease(&proposal_queue->mutex);
-	if (detached != NULL)
-		SetLatch(detached);
-	if (owner != NULL)
-		SetLatch(owner);
-	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
-		shmem_wake_apply();
+	wake_up(index, advanced, &wakeup);
+}
+
+/* In one step, so that nobody ever finds the index without an owner and not applied. */
+void
+proposal_finish(int slot)
+{
+	TurnWakeup	wakeup;
+	uint64		index;
+	bool		advanced;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	index = waiting_index[slot];
+	advanced = advance(index, &wakeup);
+	(void) proposal_free_slot(slot);	/* the payload was freed when it was proposed */
+	SpinLockRelease(&proposal_queue->mutex);
+	wake_up(index, advanced, &wakeup);
 }
 
 uint64
@@ -163,13 +198,13 @@ void
 orphan_applied(uint64 index)
 {
 	SpinLockAcquire(&proposal_queue->mutex);
-	proposal_queue->orphan_epoch++;
-	for (int i = 0; i < proposal_queue->slot_count; i++)
+	for (int i = 0; proposal_queue->orphans_outstanding > 0 && i < proposal_queue->slot_count; i++)
 	{
 		ProposalSlot *item = &proposal_queue->slots[i];
 
 		if (item->state == PROPOSAL_ABANDONED && item->log_index == index)
 		{
+			proposal_queue->orphan_epoch++;
 			proposal_queue->orphans_outstanding--;
 			(void) proposal_free_slot(i);	/* the payload was freed when it was proposed */
 			break;
