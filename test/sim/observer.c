@@ -13,12 +13,13 @@
  *	3. persisted_before_promised: a PROMISE or ACCEPTED on the wire is backed by a durable record of its sender.
  *	4. promise_kept: a node accepts nothing below a ballot that it promised, and never promises a lower one.
  *	   promise_tells_all: a PROMISE tells of everything that its sender has accepted in the slots that it covers.
- *	5. one_leader_per_ballot: only the node that is named in a ballot uses it, and only in one of its lives.
+ *	5. one_leader_per_ballot: only the node that is named in a ballot uses it, and it leads in it only in one of its lives.
  *	6. delivered_is_chosen, delivered_is_durable, delivered_without_gaps: what a node delivers is chosen, in its own durable
  *	   journal, and next in order; so all nodes deliver prefixes of one sequence.
  *	7. effective_once: an id takes effect in one slot at most, and all nodes agree on which occurrences are duplicates.
  *	8. chosen_claim_is_true: a status, a CHOSEN record or a frame that calls slots chosen is right.
- *	9. configuration_steps: neighbouring configurations differ by at most one voter.
+ *	9. ready_leader_knows_all: a leader that is ready has delivered everything that was chosen in lower ballots.
+ *	10. configuration_steps: neighbouring configurations differ by at most one voter.
  *
  * Files values.c, journal.c, node.c, clients.c and liveness.c check and name others.
  */
@@ -270,7 +271,7 @@ sim_observe_recovered(Sim *sim, SimNode *node)
 
 /* ---- frames ---- */
 
-/* A ballot belongs to one node and one of its lives: a second life that used it again might propose other values in it. */
+/* A ballot belongs to one node and one of its lives: a second life that led in it again might propose other values. */
 static void
 use_ballot(Sim *sim, SimNode *from, PaxosBallot ballot)
 {
@@ -295,8 +296,16 @@ use_ballot(Sim *sim, SimNode *from, PaxosBallot ballot)
 	sim->ballot_uses[sim->ballot_use_count++] = (SimBallotUse) {.ballot = ballot, .incarnation = from->incarnation};
 }
 
+/* Two lives may ask for promises of one ballot: nothing was proposed in it, so the answers to both say the same. */
 void
 sim_observe_prepare(Sim *sim, SimNode *from, PaxosBallot ballot)
+{
+	sim_check(sim, ballot.node_id == from->id, "one_leader_per_ballot", "a ballot is asked for by a node that it does not name",
+			  ballot.node_id, from->id);
+}
+
+void
+sim_observe_leading(Sim *sim, SimNode *from, PaxosBallot ballot)
 {
 	use_ballot(sim, from, ballot);
 }
@@ -343,6 +352,21 @@ sim_observe_not_told(Sim *sim, SimNode *from, PaxosSlot first_slot, PaxosSlot la
 	}
 }
 
+/*
+ * Has this value a majority at a slot above the settled ones?  Then whoever counted the votes may already call it chosen,
+ * though the observer still waits for the slots below.
+ */
+static bool
+has_majority(Sim *sim, PaxosSlot slot, uint32_t value)
+{
+	SimSlot    *state = sim_slot(sim, slot);
+
+	for (uint32_t i = 0; i < state->vote_count; i++)
+		if (state->votes[i].value == value && is_majority(&sim->config, state->votes[i].accepted_by))
+			return true;
+	return false;
+}
+
 /* An ACCEPTED: the sender says that it has accepted this slot in this ballot, or knows its chosen value, durably. */
 void
 sim_observe_accepted(Sim *sim, SimNode *from, PaxosSlot slot, PaxosBallot ballot)
@@ -353,8 +377,10 @@ sim_observe_accepted(Sim *sim, SimNode *from, PaxosSlot slot, PaxosBallot ballot
 		if (paxos_ballot_compare(state->votes[i].ballot, ballot) == 0 &&
 			(state->votes[i].accepted_by & (1u << from->id)) != 0)
 			return;
-	if (state->chosen && sim_journal_holds(from, slot, state->chosen_value))
-		return;
+	for (uint32_t i = 0; i < state->vote_count; i++)
+		if ((is_chosen_value(sim, slot, state->votes[i].value) || has_majority(sim, slot, state->votes[i].value)) &&
+			sim_journal_holds(from, slot, state->votes[i].value))
+			return;
 	sim_fail(sim, "persisted_before_promised", "node %u says accepted for slot %llu in ballot %llu.%u, its journal does not",
 			 from->id, (unsigned long long) slot, (unsigned long long) ballot.round, ballot.node_id);
 }
@@ -420,9 +446,10 @@ sim_observe_status(Sim *sim, SimNode *node)
 			  status.delivered_slot, node->delivered);
 	sim_check(sim, status.chosen_slot <= sim->chosen_prefix, "chosen_claim_is_true", "a status calls slots chosen that are not",
 			  status.chosen_slot, sim->chosen_prefix);
-	sim_check(sim, status.role != PAXOS_LEADER || !status.leader_is_ready || status.delivered_slot >= status.adopted_slot,
-			  "status_is_true", "a leader is ready before it has delivered what it adopted", status.delivered_slot,
-			  status.adopted_slot);
+	if (status.role == PAXOS_LEADER && status.leader_is_ready)
+		for (PaxosSlot slot = status.delivered_slot + 1; slot <= sim->chosen_prefix; slot++)
+			sim_check(sim, paxos_ballot_compare(sim_slot(sim, slot)->chosen_ballot, status.ballot) >= 0, "ready_leader_knows_all",
+					  "a leader is ready, and lacks a slot that was chosen before its ballot; slot, node", slot, node->id);
 	sim_check(sim, paxos_ballot_compare(status.ballot, node->durable_promise) >= 0, "promise_kept",
 			  "a node forgot a durable promise; rounds", status.ballot.round, node->durable_promise.round);
 }

@@ -392,6 +392,7 @@ extern void sim_observe_recovered(Sim *sim, SimNode *node);
 extern void sim_observe_delivered(Sim *sim, SimNode *node, const PaxosChosen *chosen);
 extern void sim_observe_status(Sim *sim, SimNode *node);
 extern void sim_observe_prepare(Sim *sim, SimNode *from, PaxosBallot ballot);
+extern void sim_observe_leading(Sim *sim, SimNode *from, PaxosBallot ballot);
 extern void sim_observe_promise(Sim *sim, SimNode *from, PaxosBallot ballot);
 extern void sim_observe_told(Sim *sim, SimNode *from, PaxosSlot slot, PaxosBallot ballot, uint32_t value);
 extern void sim_observe_not_told(Sim *sim, SimNode *from, PaxosSlot first_slot, PaxosSlot last_slot);

@@ -88,7 +88,7 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 			observe_report(sim, from, message);
 			break;
 		case PAXOS_MESSAGE_HEARTBEAT:
-			sim_observe_prepare(sim, from, message->ballot);
+			sim_observe_leading(sim, from, message->ballot);
 			sim_observe_chosen_hint(sim, from, message->chosen_slot);
 			break;
 		case PAXOS_MESSAGE_LEARN:
