@@ -155,8 +155,7 @@ sub sql_or_undef
 	my $instance = $instances{$name};
 	open(my $psql, '-|', qw(psql -XqAt -v ON_ERROR_STOP=1 -h), $folder, '-p', $instance->{port}, qw(-U postgres -d postgres -c), $statement)
 	  or die "psql: $!";
-	local $/;
-	my $output = <$psql>;
+	my $output = join('', <$psql>);
 	close($psql) or return;
 	chomp($output);
 	return $output;
