@@ -95,14 +95,18 @@ has_binary_form(Oid type)
 	return result;
 }
 
-/* An array's binary form names its element type by OID, which is the same everywhere only if it was assigned by hand. */
+/*
+ * An array's binary form names its element type by OID, which is the same everywhere only if it was assigned by hand.  The receive
+ * functions of int2vector and oidvector refuse what their send functions make of an empty one.
+ */
 static bool
 travels_as_text(Oid type)
 {
 	Oid			element_type;
 
 	type = getBaseType(type);
-	if (is_object_identifier_type(type) || type == XMLOID || !has_binary_form(type))
+	if (is_object_identifier_type(type) || type == XMLOID || type == INT2VECTOROID || type == OIDVECTOROID ||
+		!has_binary_form(type))
 		return true;
 	element_type = get_element_type(type);
 	if (OidIsValid(element_type))
