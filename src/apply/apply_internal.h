@@ -14,6 +14,9 @@
 /* INSERT, UPDATE or DELETE, whose body is read from the reader. */
 extern void row_apply_change(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id);
 
+/* How far a sequence of the table is elsewhere. */
+extern void row_apply_sequence(WriteSetReader *reader, uint64 table_id);
+
 /* The rows of TABLE_ROWS. */
 extern void row_apply_copied_rows(WriteSetReader *reader, uint64 table_id);
 

@@ -236,12 +236,18 @@ transaction_callback(XactEvent event, void *argument)
 static bool
 is_row_operation(WriteSetOperation operation)
 {
-	return operation == WRITESET_INSERT || operation == WRITESET_UPDATE || operation == WRITESET_DELETE;
+	return operation == WRITESET_INSERT || operation == WRITESET_UPDATE || operation == WRITESET_DELETE ||
+		operation == WRITESET_SEQUENCE;
 }
 
 static void
 perform(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 index, const LogItem *item)
 {
+	if (operation == WRITESET_SEQUENCE)
+	{
+		row_apply_sequence(reader, table_id);
+		return;
+	}
 	if (is_row_operation(operation))
 	{
 		row_apply_change(reader, operation, table_id);

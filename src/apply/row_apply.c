@@ -32,6 +32,7 @@
 
 #include "apply/apply_internal.h"
 #include "shared/replicated_tables.h"
+#include "shared/sequences.h"
 
 /* A table that the current local transaction writes. */
 typedef struct OpenTable
@@ -269,6 +270,17 @@ row_apply_change(WriteSetReader *reader, WriteSetOperation operation, uint64 tab
 
 	note_table(table);
 	change_row(table, reader, operation);
+}
+
+void
+row_apply_sequence(WriteSetReader *reader, uint64 table_id)
+{
+	const ReplicatedTable *table = replicated_table_by_id(table_id);
+	uint16		column = writeset_read_u16(reader);
+	int64		value = (int64) writeset_read_u64(reader);
+
+	if (table != NULL)
+		sequence_advance(table->relid, column, value);
 }
 
 void

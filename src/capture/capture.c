@@ -28,6 +28,7 @@
 #include "fmgr.h"
 #include "libpq/pqformat.h"
 #include "pgstat.h"
+#include "port/pg_bswap.h"
 #include "tcop/utility.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -38,6 +39,7 @@
 #include "config.h"
 #include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
+#include "shared/sequences.h"
 #include "shared/writeset.h"
 
 PG_FUNCTION_INFO_V1(quorum_capture_trigger);
@@ -45,6 +47,7 @@ PG_FUNCTION_INFO_V1(quorum_refuse_truncate);
 
 #define INITIAL_CHANGES 64
 #define INITIAL_MARKS 8
+#define INITIAL_TABLES 8
 #define STATEMENT_OPEN PG_UINT32_MAX	/* places_before of a change whose statement has not ended */
 
 typedef struct CapturedChange
@@ -78,6 +81,9 @@ typedef struct WriteSet
 	int			mark_capacity;
 	RowCounts	captured;
 	RowCounts	skew;			/* counted, and not to be captured: before replicate() or after unreplicate() */
+	uint64	   *inserted_tables;	/* whose sequences may have moved; their insertions may have been rolled back */
+	int			inserted_table_count;
+	int			inserted_table_capacity;
 } WriteSet;
 
 static WriteSet write_set;
@@ -107,6 +113,8 @@ begin_write_set(void)
 	write_set.changes = palloc(INITIAL_CHANGES * sizeof(CapturedChange));
 	write_set.mark_capacity = INITIAL_MARKS;
 	write_set.marks = palloc(INITIAL_MARKS * sizeof(SavepointMark));
+	write_set.inserted_table_capacity = INITIAL_TABLES;
+	write_set.inserted_tables = palloc(INITIAL_TABLES * sizeof(uint64));
 	MemoryContextSwitchTo(old_context);
 	write_set.orphan_epoch = orphan_epoch();
 	write_set.base = turn_applied_index();
@@ -233,6 +241,33 @@ add_change(uint32 offset, uint32 places_before)
 	change->places_before = places_before;
 }
 
+static void
+note_inserted_table(uint64 table_id)
+{
+	for (int i = write_set.inserted_table_count - 1; i >= 0; i--)
+		if (write_set.inserted_tables[i] == table_id)
+			return;
+	if (write_set.inserted_table_count == write_set.inserted_table_capacity)
+	{
+		write_set.inserted_table_capacity *= 2;
+		write_set.inserted_tables = repalloc(write_set.inserted_tables,
+											 write_set.inserted_table_capacity * sizeof(uint64));
+	}
+	write_set.inserted_tables[write_set.inserted_table_count++] = table_id;
+}
+
+/* A table that becomes replicated brings its rows, hence the state of its sequences. */
+static void
+note_activated_table(const char *bytes, Size length)
+{
+	uint64		table_id;
+
+	if (length < 1 + sizeof(table_id) || bytes[0] != WRITESET_TABLE_ACTIVATE)
+		return;
+	memcpy(&table_id, bytes + 1, sizeof(table_id));
+	note_inserted_table(pg_ntoh64(table_id));
+}
+
 void
 capture_add_control(const char *bytes, Size length)
 {
@@ -243,6 +278,7 @@ capture_add_control(const char *bytes, Size length)
 	offset = write_set.data.len;
 	appendBinaryStringInfo(&write_set.data, bytes, length);
 	add_change(offset, 0);
+	note_activated_table(bytes, length);
 	write_set.skew = row_counts_minus(written_row_counts(), write_set.captured);
 }
 
@@ -282,6 +318,7 @@ capture_row(const TriggerData *trigger)
 		pq_sendint64(data, table_id);
 		writeset_put_row(data, relation, trigger->tg_trigslot);
 		write_set.captured.inserted++;
+		note_inserted_table(table_id);
 	}
 	else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 	{
@@ -463,9 +500,27 @@ order_of_changes(void)
 	return order;
 }
 
+static uint32
+put_sequences(StringInfo payload)
+{
+	uint32		count = 0;
+
+	for (int i = 0; i < write_set.inserted_table_count; i++)
+	{
+		uint64		table_id = write_set.inserted_tables[i];
+		const ReplicatedTable *table = replicated_table_by_id(table_id);
+
+		if (table != NULL)
+			count += sequences_put(payload, table_id, table->relid);
+	}
+	return count;
+}
+
 void
 capture_encode(StringInfo payload)
 {
+	uint32		sequence_count;
+
 	check_completeness();
 	writeset_begin(payload);
 	if (is_out_of_order())
@@ -482,7 +537,8 @@ capture_encode(StringInfo payload)
 	}
 	else
 		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
-	writeset_finish(payload, write_set.base, write_set.change_count);
+	sequence_count = put_sequences(payload);
+	writeset_finish(payload, write_set.base, write_set.change_count + sequence_count);
 }
 
 /* ---- set-up ---- */

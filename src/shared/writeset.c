@@ -143,7 +143,7 @@ writeset_take_u8(WriteSetReader *reader)
 }
 
 uint16
-writeset_take_u16(WriteSetReader *reader)
+writeset_read_u16(WriteSetReader *reader)
 {
 	uint16		value;
 
@@ -211,6 +211,7 @@ writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, ui
 		case WRITESET_TABLE_ROWS:
 		case WRITESET_TABLE_ACTIVATE:
 		case WRITESET_TABLE_FORGET:
+		case WRITESET_SEQUENCE:
 			break;
 		default:
 			writeset_malformed("unknown operation");

@@ -31,7 +31,8 @@ typedef enum WriteSetOperation
 	WRITESET_TABLE_CREATE = 'C',	/* u64 table_id, text schema, text name, text ddl: replicate() begins.  On the origin it only notes the table */
 	WRITESET_TABLE_ROWS = 'R',	/* u64 table_id, u32 count, rows: copy of existing rows; the origin has them */
 	WRITESET_TABLE_ACTIVATE = 'A',	/* u64 table_id, u64 row count: from here on it is replicated */
-	WRITESET_TABLE_FORGET = 'F'	/* u64 table_id: unreplicate(); the table stays as an ordinary one */
+	WRITESET_TABLE_FORGET = 'F',	/* u64 table_id: unreplicate(); the table stays as an ordinary one */
+	WRITESET_SEQUENCE = 'S'		/* u64 table_id, u16 live column from 0, u64 value: how far the sequence of that column is */
 } WriteSetOperation;
 
 typedef enum WriteSetColumnFormat
@@ -80,6 +81,7 @@ extern void writeset_read_row(WriteSetReader *reader, Relation relation, TupleTa
 extern void writeset_read_key(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
 
 /* Fields of control operations; the text is palloc'd. */
+extern uint16 writeset_read_u16(WriteSetReader *reader);
 extern uint32 writeset_read_u32(WriteSetReader *reader);
 extern uint64 writeset_read_u64(WriteSetReader *reader);
 extern char *writeset_read_text(WriteSetReader *reader);

@@ -468,7 +468,7 @@ read_column(WriteSetReader *reader, Relation relation, ColumnCodec *column, Tupl
 static void
 check_column_count(WriteSetReader *reader, Relation relation, int expected, const char *what)
 {
-	uint16		count = writeset_take_u16(reader);
+	uint16		count = writeset_read_u16(reader);
 
 	if (count != expected)
 		ereport(ERROR,
