@@ -40,6 +40,7 @@ my %head = (plain => 'plain', sync => 'sync1', quorum => 'n1');    # where the c
 $| = 1;
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
 adopt_orphans();
+$ENV{PGOPTIONS} = "-c client_min_messages=warning";
 
 print "bench: $seconds s a run, median of $repeat; clients @clients; protocol $protocol; ", `nproc` =~ /(\d+)/, " cores; ",
   'data on ', (`stat -f -c %T $folder` =~ /(\S+)/), "\n\n";
