@@ -17,22 +17,28 @@
 #include "shared/writeset.h"
 
 #define ITEMS_PER_WRITE 256
+
+/*
+ * In the journal the hint that a slot is chosen may stand after acceptances of slots that the delivery of that slot made room for, a
+ * window or two further on: recovery meets them in that order.
+ */
+#define PLACES (4 * WINDOW_SLOTS)
 #define CATCH_UP_ENTRIES PAXOS_MAX_ENTRIES_PER_MESSAGE
 
-/* Where the last ACCEPTED record of each slot in the window stands in the journal. */
+/* Where the last ACCEPTED record of each recent slot stands in the journal. */
 typedef struct PlaceOfSlot
 {
 	PaxosSlot	slot;
 	JournalPlace place;
 } PlaceOfSlot;
 
-static PlaceOfSlot places[WINDOW_SLOTS];
+static PlaceOfSlot places[PLACES];
 static Certifier certifier;
 
 void
 delivery_note_place(PaxosSlot slot, JournalPlace place)
 {
-	PlaceOfSlot *entry = &places[slot & (WINDOW_SLOTS - 1)];
+	PlaceOfSlot *entry = &places[slot & (PLACES - 1)];
 
 	if (slot < entry->slot)
 		return;					/* an old slot accepted once more: delivered long ago */
@@ -76,7 +82,7 @@ static void
 make_item(const PaxosChosen *chosen, LogItem *item)
 {
 	PaxosValue *value = chosen->value;
-	PlaceOfSlot *place = &places[chosen->slot & (WINDOW_SLOTS - 1)];
+	PlaceOfSlot *place = &places[chosen->slot & (PLACES - 1)];
 
 	if (place->slot != chosen->slot || place->place.length != value->length)
 		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
