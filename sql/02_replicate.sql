@@ -79,7 +79,11 @@ BEGIN;
 SELECT quorum.replicate('twice');
 ROLLBACK;
 SELECT table_name, state FROM quorum.tables WHERE table_name = 'twice';
-INSERT INTO twice VALUES (2);
+\set VERBOSITY terse
+\set SHOW_CONTEXT never
+INSERT INTO twice VALUES (2) RETURNING 'refused, as the copy may still be completed' AS result;
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
 SELECT quorum.replicate('twice');
 SELECT table_name, state, row_count FROM quorum.tables WHERE table_name = 'twice';
 

@@ -106,6 +106,7 @@ TRUNCATE city, street;
 BEGIN;
 DELETE FROM account WHERE id = 100002;
 PREPARE TRANSACTION 'never';
+ROLLBACK PREPARED 'never';
 SELECT count(*) FROM account WHERE id = 100002;
 SET quorum.max_transaction_size = '64kB';
 INSERT INTO account (id, owner) VALUES (100020, repeat('much ', 20000));

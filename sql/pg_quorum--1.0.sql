@@ -71,7 +71,7 @@ COMMENT ON COLUMN quorum.replicated_table.schema_name IS 'its schema when it was
 COMMENT ON COLUMN quorum.replicated_table.table_name IS 'its name when it was replicated';
 COMMENT ON COLUMN quorum.replicated_table.state IS 'c: its rows are being copied; a: active';
 COMMENT ON COLUMN quorum.replicated_table.origin_node IS 'number of the node on which quorum.replicate() was called';
-COMMENT ON COLUMN quorum.replicated_table.activated_index IS 'log index from which on it is replicated';
+COMMENT ON COLUMN quorum.replicated_table.activated_index IS 'log index from which on it is replicated; NULL on the node that it was copied from';
 COMMENT ON COLUMN quorum.replicated_table.row_count IS 'rows that were copied then';
 
 /* ----------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 	), statement(part, place, line) AS (
 		SELECT 0, 0, 'SET LOCAL search_path = pg_catalog, pg_temp'
 		UNION ALL
-		SELECT 1, 0, format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM this
+		SELECT 1, 0, format('CREATE SCHEMA IF NOT EXISTS %I', nspname) FROM this WHERE nspname <> 'public'
 		UNION ALL
 		SELECT 2, attnum, format('CREATE SEQUENCE %s AS %s %s', name, format_type(seqtypid, NULL), options)
 		FROM owned_sequence
@@ -385,7 +385,7 @@ COMMENT ON COLUMN quorum.tables.state IS 'copying: quorum.replicate() is sending
 COMMENT ON COLUMN quorum.tables.row_count IS 'rows that it had when it became active';
 COMMENT ON COLUMN quorum.tables.estimated_rows IS 'the planner''s estimate of the rows that it has now; NULL before the first ANALYZE';
 COMMENT ON COLUMN quorum.tables.origin_node IS 'node on which quorum.replicate() was called';
-COMMENT ON COLUMN quorum.tables.activated_index IS 'log index from which on it is replicated';
+COMMENT ON COLUMN quorum.tables.activated_index IS 'log index from which on it is replicated; NULL on the node that it was copied from';
 COMMENT ON COLUMN quorum.tables.table_id IS 'its number in the log, the same on all nodes';
 
 CREATE VIEW quorum.stats AS

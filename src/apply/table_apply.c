@@ -29,6 +29,7 @@
 
 #include "apply/apply_internal.h"
 #include "shared/replicated_tables.h"
+#include "shared/shmem.h"
 
 #define SHAPE_SCHEMA "quorum_shape_of_existing_table"	/* exists only within a subtransaction that is rolled back */
 
@@ -144,22 +145,43 @@ adopt_existing_table(Oid relid, const NewTable *new_table)
 				 errhint("Rename or drop it here, then reload the configuration to make this node go on.")));
 }
 
-/* What an attempt from another node left that did not come to its end. */
+/* Did another node begin to copy this table to here?  Then it is of this module's making, and holds nothing that is not there. */
 static bool
-drop_unfinished_copy(Oid relid, const NewTable *new_table)
+is_unfinished_copy(const ReplicatedTable *table)
+{
+	NodeIdentity identity;
+
+	shmem_get_identity(&identity);
+	return table->state == REPLICATED_TABLE_COPYING && table->origin_node != identity.node_id;
+}
+
+/* Forgets it, and drops it if it is the unfinished copy of another node's table. */
+static void
+forget_table(const ReplicatedTable *table)
+{
+	Oid			relid = table->relid;
+	bool		is_copy = is_unfinished_copy(table);
+
+	replicated_table_forget_locally(table->table_id);
+	if (is_copy && get_rel_name(relid) != NULL)
+		run(psprintf("DROP TABLE %s", quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																  get_rel_name(relid))));
+}
+
+/* What an attempt left that did not come to its end. */
+static void
+clear_earlier_attempt(Oid relid, const NewTable *new_table)
 {
 	const ReplicatedTable *table = replicated_table_by_relid(relid);
 
 	if (table == NULL)
-		return false;
+		return;
 	if (table->state == REPLICATED_TABLE_ACTIVE)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("table \"%s.%s\" is replicated already, under the number %llu",
 						new_table->schema_name, new_table->table_name, (unsigned long long) table->table_id)));
-	replicated_table_forget_locally(table->table_id);
-	run(psprintf("DROP TABLE %s", quote_qualified_identifier(new_table->schema_name, new_table->table_name)));
-	return true;
+	forget_table(table);
 }
 
 static void
@@ -167,14 +189,15 @@ create_table(const NewTable *new_table, bool is_origin, uint32 origin_node)
 {
 	Oid			relid = find_table(new_table);
 
+	if (OidIsValid(relid))
+		clear_earlier_attempt(relid, new_table);
+	relid = find_table(new_table);
 	if (is_origin)
 	{
 		if (OidIsValid(relid))	/* else it was dropped after a session began to replicate it and died */
 			replicated_table_note_copying(relid, new_table->table_id, origin_node);
 		return;
 	}
-	if (OidIsValid(relid) && drop_unfinished_copy(relid, new_table))
-		relid = InvalidOid;
 	if (OidIsValid(relid))
 		adopt_existing_table(relid, new_table);
 	else
@@ -264,7 +287,8 @@ table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint6
 			activate_table(table_id, (int64) writeset_read_u64(reader), log_index);
 			break;
 		case WRITESET_TABLE_FORGET:
-			replicated_table_forget_locally(table_id);
+			if (replicated_table_by_id(table_id) != NULL)
+				forget_table(replicated_table_by_id(table_id));
 			break;
 		default:
 			elog(ERROR, "operation %d is none of a table", (int) operation);

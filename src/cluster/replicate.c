@@ -197,8 +197,8 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	gate_check_may_write();
 	check_caller_may_replicate(relation_id);
 	relation = open_table(relation_id, ShareRowExclusiveLock);
-	check_table_is_replicable(relation);
 	check_not_replicated(relation, identity.node_id);
+	check_table_is_replicable(relation);
 	definition = table_definition(relation_id);
 	check_members(relation, identity.node_id, table_shape(relation_id), definition);
 
@@ -208,8 +208,9 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	relation_close(relation, NoLock);	/* locked, but not open: or else it could get no triggers */
 	activate(relation_id, table_id, row_count);
 	ereport(NOTICE,
-			(errmsg("table \"%s\" is replicated with its " UINT64_FORMAT " rows from the commit of this transaction on",
-					get_rel_name(relation_id), row_count)));
+			(errmsg("table \"%s\" is replicated from the commit of this transaction on", get_rel_name(relation_id)),
+			 errdetail_plural("%llu row was copied.", "%llu rows were copied.", (unsigned long) row_count,
+							  (unsigned long long) row_count)));
 	PG_RETURN_VOID();
 }
 
