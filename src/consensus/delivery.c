@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "utils/memutils.h"
+
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
@@ -17,12 +19,6 @@
 #include "shared/writeset.h"
 
 #define ITEMS_PER_WRITE 256
-
-/*
- * In the journal the hint that a slot is chosen may stand after acceptances of slots that the delivery of that slot made room for, a
- * window or two further on: recovery meets them in that order.
- */
-#define PLACES (4 * WINDOW_SLOTS)
 #define CATCH_UP_ENTRIES PAXOS_MAX_ENTRIES_PER_MESSAGE
 
 /* Where the last ACCEPTED record of each recent slot stands in the journal. */
@@ -32,16 +28,46 @@ typedef struct PlaceOfSlot
 	JournalPlace place;
 } PlaceOfSlot;
 
-static PlaceOfSlot places[PLACES];
+static PlaceOfSlot *places = NULL;	/* ring, slot s at s & (place_capacity - 1) */
+static uint64 place_capacity = 0;
+static PaxosSlot last_delivered = 0;
 static Certifier certifier;
 
+static PlaceOfSlot *
+place_of(PaxosSlot slot)
+{
+	return &places[slot & (place_capacity - 1)];
+}
+
+static void
+grow_places(void)
+{
+	PlaceOfSlot *old_places = places;
+	uint64		old_capacity = place_capacity;
+
+	place_capacity = Max(old_capacity * 2, WINDOW_SLOTS);
+	places = MemoryContextAllocExtended(TopMemoryContext, place_capacity * sizeof(PlaceOfSlot), MCXT_ALLOC_ZERO | MCXT_ALLOC_HUGE);
+	for (uint64 i = 0; i < old_capacity; i++)
+		if (old_places[i].slot > last_delivered)
+			*place_of(old_places[i].slot) = old_places[i];
+	if (old_places != NULL)
+		pfree(old_places);
+}
+
+/*
+ * The ring grows in recovery: in the journal the hint that a slot is chosen may stand after acceptances of slots that the delivery of that
+ * slot had made room for, a window or more further on.
+ */
 void
 delivery_note_place(PaxosSlot slot, JournalPlace place)
 {
-	PlaceOfSlot *entry = &places[slot & (PLACES - 1)];
+	PlaceOfSlot *entry;
 
-	if (slot < entry->slot)
-		return;					/* an old slot accepted once more: delivered long ago */
+	if (slot <= last_delivered)
+		return;					/* accepted once more: delivered long ago */
+	while (place_capacity == 0 || (place_of(slot)->slot > last_delivered && place_of(slot)->slot != slot))
+		grow_places();
+	entry = place_of(slot);
 	entry->slot = slot;
 	entry->place = place;
 }
@@ -82,7 +108,7 @@ static void
 make_item(const PaxosChosen *chosen, LogItem *item)
 {
 	PaxosValue *value = chosen->value;
-	PlaceOfSlot *place = &places[chosen->slot & (PLACES - 1)];
+	PlaceOfSlot *place = place_of(chosen->slot);
 
 	if (place->slot != chosen->slot || place->place.length != value->length)
 		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
@@ -126,6 +152,7 @@ delivery_chosen(const PaxosChosen *chosen, size_t count)
 
 		for (int i = 0; i < batch; i++)
 			make_item(&chosen[done + i], &items[i]);
+		last_delivered = chosen[done + batch - 1].slot;
 		chosen_log_write(chosen[done].slot, items, batch);
 		if (!worker.restoring)
 			tell_backends(chosen[done].slot, items, batch);
