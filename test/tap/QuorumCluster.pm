@@ -376,6 +376,7 @@ sub join_node
 		"SELECT quorum.join_cluster('" . $node->name . "', '" . $node->peer_conninfo . "', via => '"
 		  . $via->peer_conninfo(user => 'quorum_operator') . "')",
 		timeout => 120);
+	delete $node->{outside};
 	return;
 }
 
@@ -392,7 +393,9 @@ sub node
 	return $node;
 }
 
-sub awake_nodes { my ($self) = @_; return grep { $_->is_awake } $self->nodes; }
+# Those that take part: they run, do not stand still, and are not `outside` the cluster (a test may set that for an instance that is no
+# member yet; join_node takes it away).
+sub awake_nodes { my ($self) = @_; return grep { $_->is_awake && !$_->{outside} } $self->nodes; }
 
 # The node that calls itself leader and has a quorum; undef if there is none right now.
 sub leader
