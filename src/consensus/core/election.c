@@ -80,6 +80,8 @@ election_step_down(PaxosCore *core)
 	core->phase = PHASE_NONE;
 	core->is_ready = false;
 	core->barrier_slot = 0;
+	core_drop_value(core, core->waiting_config);
+	core->waiting_config = NULL;
 	follow_nobody(core);
 	election_reset_timer(core);
 	if (was_leader)
@@ -364,13 +366,16 @@ election_on_promise(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 		send_prepares(core);
 }
 
+/*
+ * A higher promise, of a learner too: it was a voter once, and would follow this leader never again.  The next ballot is above it.
+ */
 void
 election_on_refusal(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
 	Peer	   *peer = config_peer(core, from);
 
 	election_saw_round(core, message->promised);
-	if (peer == NULL || !peer->is_voter || !ballot_equal(message->ballot, core->ballot) ||
+	if (peer == NULL || !ballot_equal(message->ballot, core->ballot) ||
 		paxos_ballot_compare(message->promised, core->ballot) <= 0)
 		return;
 	if (core->phase == PHASE_PREPARE)

@@ -52,9 +52,10 @@ paxos_destroy(PaxosCore *core)
 {
 	Origin	   *origins = core->origins.items;
 
+	core_drop_value(core, core->waiting_config);
 	window_free(core);
 	proposals_free(core);
-	effects_begin(core);		/* releases what the last step and these two let go */
+	effects_begin(core);		/* releases what the last step and these let go */
 	for (size_t i = 0; i < core->origins.count; i++)
 		core_release(core, origins[i].open_slots);
 	vector_free(core, &core->origins);
@@ -223,9 +224,12 @@ on_link(PaxosCore *core, uint32_t peer_id, bool link_up)
 		return;
 	peer->link_up = link_up;
 	if (link_up)
+	{
 		proposer_link_up(core, peer);
-	else
-		election_link_down(core, peer_id);
+		return;
+	}
+	peer->link_down_ms = core->now_ms;
+	election_link_down(core, peer_id);
 }
 
 void
@@ -360,7 +364,7 @@ paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 	status->delivered_slot = core->delivered_slot;
 	status->accepted_slot = core->window.max_accepted_slot;
 	status->config = core->config;
-	status->config_is_pending = is_leader(core) && core->barrier_slot != 0;
+	status->config_is_pending = is_leader(core) && (core->barrier_slot != 0 || core->waiting_config != NULL);
 	status->outstanding_proposals = core->outstanding_count;
 	status->elections_started = core->elections_started;
 	status->ballots_won = core->ballots_won;

@@ -111,6 +111,7 @@ typedef struct Peer
 	uint32_t	node_id;
 	bool		is_voter;
 	bool		link_up;		/* or not known to be down */
+	uint64_t	link_down_ms;	/* when the host said so */
 
 	/* as reported, whoever leads */
 	uint64_t	last_contact_ms;
@@ -219,6 +220,7 @@ struct PaxosCore
 	PaxosSlot	adopted_slot;	/* values up to here come from the promises */
 	PaxosSlot	ready_slot;		/* adopted_slot when the term became ready */
 	PaxosSlot	barrier_slot;	/* a configuration is proposed there; nothing after it before it is delivered */
+	PaxosValue *waiting_config; /* to be proposed alone: waits until every slot before it is delivered; NULL: none */
 	uint64_t	heartbeat_round;
 	uint64_t	heartbeat_deadline_ms;
 

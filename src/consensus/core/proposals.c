@@ -11,7 +11,7 @@
  * Invariants
  *	 1. The sequences outstanding at one time span less than DEDUP_WINDOW, so none is ever taken for too old.
  *	 2. outstanding_next is the first that was not yet placed or forwarded since the leader changed or the last repetition.
- *	 3. A configuration is not kept here: it goes to a slot at once or is refused.  If its leader is deposed before it is chosen it
+ *	 3. A configuration is taken by a ready leader alone, and not sent again: if its leader is deposed before it is chosen it
  *		may be lost, and whoever asked for it sees another configuration, or none, in force.
  */
 #include "paxos_internal.h"
@@ -74,19 +74,20 @@ proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id)
 
 /* ---- new ones of this node ---- */
 
-/* Members come and go in front of the host's own bytes; the codec of peers would refuse anything else. */
+/* Members stand in front of the host's own bytes.  One change at a time; it is placed when every slot before it is delivered. */
 static bool
 propose_config(PaxosCore *core, const PaxosEvent *event)
 {
 	PaxosConfig config;
 	PaxosProposalId id = own_id(core, event->sequence);
 
-	if (!core->is_ready || !proposer_may_propose(core) || is_open_or_delivered(core, id) ||
+	if (!core->is_ready || core->barrier_slot != 0 || core->waiting_config != NULL || is_open_or_delivered(core, id) ||
 		paxos_config_decode(&config, event->bytes, event->length) == 0 ||
-		!config_change_is_allowed(&core->config, &config) ||
-		!window_make_room(core, core->next_slot, event->length))
+		!config_change_is_allowed(&core->config, &config))
 		return false;
-	proposer_propose(core, paxos_value_make(&core->allocator, PAXOS_VALUE_CONFIG, id, event->bytes, event->length));
+	core->waiting_config = paxos_value_make(&core->allocator, PAXOS_VALUE_CONFIG, id, event->bytes, event->length);
+	proposer_place(core);
+	core->send_due = true;
 	return true;
 }
 

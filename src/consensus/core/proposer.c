@@ -25,8 +25,9 @@
  *	 log, chosen or not", which made single-server changes of Raft unsafe before a leader had committed an entry of its term.
  *	 After a configuration is delivered the leader lacks, perhaps, promises of a majority of it; it then sends PREPARE in the same
  *	 ballot for the slots after it, and waits, before it goes on (election_has_promises is asked before each proposal).
- *	 That neighbouring configurations differ by at most one voter is not needed for this; it keeps a change from
- *	 demanding several new nodes at once, and their majorities intersect, so a deposed leader learns of it.
+ *	 A configuration is proposed only in the slot after the delivered prefix, so neighbours in the log differ by at most one voter,
+ *	 whoever adopts it later.  The argument above does not need that; it keeps a change from demanding several new
+ *	 nodes at once, and since majorities of neighbours intersect, a deposed leader hears of it.
  */
 #include "paxos_internal.h"
 
@@ -119,10 +120,31 @@ may_fill_next_slot(const PaxosCore *core)
 		election_has_promises(core);
 }
 
+/* A new value; behind a configuration that waits for the open slots, everything else waits too. */
 bool
 proposer_may_propose(const PaxosCore *core)
 {
-	return may_fill_next_slot(core) && core->next_slot > core->adopted_slot;
+	return may_fill_next_slot(core) && core->next_slot > core->adopted_slot && core->waiting_config == NULL;
+}
+
+/*
+ * A configuration is proposed right after the delivered prefix: so it is a neighbour of the very configuration that the log has before
+ * it, whoever adopts it later.
+ */
+static void
+place_config(PaxosCore *core)
+{
+	PaxosValue *value = core->waiting_config;
+	PaxosConfig config;
+
+	if (value == NULL || !may_fill_next_slot(core) || core->next_slot <= core->adopted_slot ||
+		core->next_slot != core->delivered_slot + 1)
+		return;
+	core->waiting_config = NULL;
+	if (paxos_config_decode(&config, value->bytes, value->length) > 0 && config_change_is_allowed(&core->config, &config))
+		proposer_propose(core, value);
+	else
+		core_drop_value(core, value);	/* what was adopted brought another configuration meanwhile */
 }
 
 void
@@ -183,6 +205,7 @@ proposer_place(PaxosCore *core)
 {
 	while (may_fill_next_slot(core) && core->next_slot <= core->adopted_slot)
 		proposer_propose(core, value_to_adopt(core, window_open(core, core->next_slot)));
+	place_config(core);
 	while (proposer_may_propose(core))
 	{
 		PaxosValue *value = proposals_next(core);
@@ -279,6 +302,20 @@ note_progress(PaxosCore *core, Peer *peer, const PaxosMessage *message)
 	return true;
 }
 
+/* Hints about links may come late or not at all; an answer to a heartbeat is proof of both directions. */
+static void
+note_round_trip(PaxosCore *core, Peer *peer, uint64_t sent_ms)
+{
+	if (sent_ms == 0 || sent_ms > core->now_ms)
+		return;
+	peer->round_trip_ms = (uint32_t) min_u64(core->now_ms - sent_ms, UINT32_MAX);
+	if (!peer->link_up && sent_ms > peer->link_down_ms)
+	{
+		peer->link_up = true;
+		proposer_link_up(core, peer);
+	}
+}
+
 /* Phase 2b arrives; or the progress of a node that this one teaches. */
 void
 proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message)
@@ -295,8 +332,7 @@ proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 	}
 	peer->is_known = true;
 	peer->answered_ms = core->now_ms;
-	if (message->sent_ms != 0 && message->sent_ms <= core->now_ms)
-		peer->round_trip_ms = (uint32_t) min_u64(core->now_ms - message->sent_ms, UINT32_MAX);
+	note_round_trip(core, peer, message->sent_ms);
 	vote_range(core, peer_index(core, peer), peer->voted_slot + 1, peer->accepted_slot);
 	peer->voted_slot = max_u64(peer->voted_slot, peer->accepted_slot);
 	for (uint32_t i = 0; i < message->range_count; i++)
