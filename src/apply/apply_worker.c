@@ -359,6 +359,7 @@ perform_batch(uint64 first_index, uint64 chosen_index)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	count_batch();
+	memset(&batch, 0, sizeof(batch));
 	note_entry(0, 0);
 	(void) pgstat_report_stat(false);
 }
