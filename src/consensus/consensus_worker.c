@@ -38,6 +38,8 @@
 
 #define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
 #define QUEUED_PATIENCE_MS 1000		/* a leader without a fresh quorum holds queued transactions this long, then refuses them */
+#define APPLY_DELAY_MS 5			/* a follower gathers entries this long, or this many, for one local transaction */
+#define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
 #define IDENTITY_POLL_MS 10000		/* create_cluster and join_cluster set the latch; this is for lost wakeups only */
 
@@ -299,14 +301,38 @@ publish(const PaxosStatus *status)
 	members_publish_status(status);
 }
 
+/*
+ * On the leader, backends wait for whatever is before them in the log.  On a follower nobody does, and a local transaction for several entries
+ * costs little more than one for a single entry.
+ */
+static void
+wake_apply_worker(void)
+{
+	uint64		now_ms;
+
+	if (worker.entries_to_apply == 0)
+		return;
+	now_ms = worker_now_ms();
+	if (worker.apply_deadline_ms == 0)
+		worker.apply_deadline_ms = now_ms + APPLY_DELAY_MS;
+	if (!worker.leads && worker.entries_to_apply < APPLY_BATCH_ENTRIES && now_ms < worker.apply_deadline_ms)
+		return;
+	worker.entries_to_apply = 0;
+	worker.apply_deadline_ms = 0;
+	shmem_wake_apply();
+}
+
 static long
 time_to_deadline_ms(void)
 {
 	uint64		now_ms = worker_now_ms();
+	uint64		deadline_ms = Min(worker.next_deadline_ms, now_ms + STATUS_INTERVAL_MS);
 
-	if (worker.must_sync || worker.next_deadline_ms <= now_ms)
+	if (worker.apply_deadline_ms != 0)
+		deadline_ms = Min(deadline_ms, worker.apply_deadline_ms);
+	if (worker.must_sync || deadline_ms <= now_ms)
 		return 0;
-	return (long) Min(worker.next_deadline_ms - now_ms, STATUS_INTERVAL_MS);
+	return (long) (deadline_ms - now_ms);
 }
 
 static void
@@ -329,12 +355,14 @@ one_turn(void)
 		step(&tick);
 	}
 	paxos_status(worker.core, worker_now_ms(), &status);
+	worker.leads = status.role == PAXOS_LEADER;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
 	take_proposals(&status, may_write);
 	flush();
 	sync_journal();
 	flush();
+	wake_apply_worker();
 	publish(&status);
 }
 

@@ -156,7 +156,8 @@ delivery_chosen(const PaxosChosen *chosen, size_t count)
 		chosen_log_write(chosen[done].slot, items, batch);
 		if (!worker.restoring)
 			tell_backends(chosen[done].slot, items, batch);
-		publish_chosen_index(chosen[done + batch - 1].slot);
+		if (publish_chosen_index(chosen[done + batch - 1].slot))
+			worker.entries_to_apply += batch;
 		done += batch;
 	}
 }

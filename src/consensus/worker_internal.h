@@ -31,6 +31,10 @@ typedef struct ConsensusWorker
 	bool		must_sync;		/* a record other than a CHOSEN hint was appended since the last sync */
 	uint64		journal_syncs;
 
+	bool		leads;
+	uint64		entries_to_apply;	/* delivered since the apply worker was last woken */
+	uint64		apply_deadline_ms;	/* when it is to be woken; 0: not */
+
 	/* configuration in force, as the host sees it */
 	uint64		config_slot;
 	MemberConfig config;

@@ -128,7 +128,9 @@ extern void proposal_refuse_queued(int older_than_ms);	/* all QUEUED ones that w
  * chosen_index is published with publish_chosen_index.
  */
 extern void proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_index);
-extern void publish_chosen_index(uint64 index);
+
+/* Returns true if entries wait for the apply worker; the caller is to wake it, at once or with more of them together. */
+extern bool publish_chosen_index(uint64 index);
 
 /* ---- apply worker ---- */
 extern void orphan_applied(uint64 index);		/* after the commit of an entry of this node that it performed; looks whether it was abandoned */

@@ -178,18 +178,17 @@ position_set_tid(const ItemPointerData *tid)
 	SpinLockRelease(&proposal_queue->mutex);
 }
 
-void
+bool
 publish_chosen_index(uint64 index)
 {
 	uint64		applied_index;
 
 	if (index <= pg_atomic_read_u64(&QuorumShmem->chosen_index))
-		return;
+		return false;
 	pg_atomic_write_u64(&QuorumShmem->chosen_index, index);
 	pg_memory_barrier();
 	applied_index = turn_applied_index();
-	if (applied_index < index && !turn_is_owned(applied_index + 1))
-		shmem_wake_apply();
+	return applied_index < index && !turn_is_owned(applied_index + 1);
 }
 
 /* ---- apply worker ---- */
