@@ -230,6 +230,10 @@ read_and_create_table(WriteSetReader *reader, uint64 table_id, bool is_origin, u
 
 /* ---- TABLE_ROWS, TABLE_ACTIVATE, TABLE_FORGET ---- */
 
+/*
+ * The origin has them.  And a copy may have been forgotten before its last rows came, if its session was cancelled while they were under
+ * way and the leader changed: all nodes find that at the same place in the log.
+ */
 static void
 skip_copied_rows(WriteSetReader *reader)
 {
@@ -278,7 +282,7 @@ table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint6
 			read_and_create_table(reader, table_id, is_origin, origin_node);
 			break;
 		case WRITESET_TABLE_ROWS:
-			if (is_origin)
+			if (is_origin || replicated_table_by_id(table_id) == NULL)
 				skip_copied_rows(reader);
 			else
 				row_apply_copied_rows(reader, table_id);

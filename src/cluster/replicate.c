@@ -7,8 +7,8 @@
  *
  * What replicate() does, in order, and what an interruption leaves
  *	 1. checks here and on every member that can be reached; nothing
- *	 2. TABLE_CREATE, TABLE_ROWS as entries of their own; the table stays in state copying on all nodes, until the next
- *		replicate() replaces the copies or unreplicate() drops them
+ *	 2. TABLE_CREATE, TABLE_ROWS as entries of their own; an error takes them back by one more entry; if that cannot be,
+ *		the table stays in state copying on all nodes, until the next replicate() replaces the copies or unreplicate() drops them
  *	 3. triggers here, and ACTIVATE in the write set of the caller's transaction; both take effect with its commit, or the state
  *		is that of 2
  *
@@ -183,6 +183,53 @@ activate(Oid relation_id, uint64 table_id, uint64 row_count)
 	pfree(control.data);
 }
 
+/* After an error in the middle of the copy.  If that fails too, the user has to do it. */
+static void
+take_copy_back(Oid relation_id, uint64 table_id)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		table_copy_send_forget(table_id);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		ereport(WARNING,
+				(errmsg("the copy of table \"%s\" could not be taken back", get_rel_name(relation_id)),
+				 errdetail("It stays in state copying, and cannot be written to."),
+				 errhint("Call quorum.replicate() again, or quorum.unreplicate().")));
+	}
+	PG_END_TRY();
+}
+
+static uint64
+copy_table(Relation relation, uint64 table_id, const char *definition)
+{
+	MemoryContext context = CurrentMemoryContext;
+	uint64		row_count = 0;
+
+	PG_TRY();
+	{
+		table_copy_send_definition(relation, table_id, definition);
+		row_count = table_copy_send_rows(relation, table_id);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		take_copy_back(RelationGetRelid(relation), table_id);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	return row_count;
+}
+
 Datum
 quorum_replicate(PG_FUNCTION_ARGS)
 {
@@ -203,8 +250,7 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	check_members(relation, identity.node_id, table_shape(relation_id), definition);
 
 	table_id = draw_table_id(identity.node_id);
-	table_copy_send_definition(relation, table_id, definition);
-	row_count = table_copy_send_rows(relation, table_id);
+	row_count = copy_table(relation, table_id, definition);
 	relation_close(relation, NoLock);	/* locked, but not open: or else it could get no triggers */
 	activate(relation_id, table_id, row_count);
 	ereport(NOTICE,

@@ -168,6 +168,9 @@ quorum_node_status(PG_FUNCTION_ARGS)
 	{
 		put_null(&row);
 		put_text(&row, role_name(NODE_STOPPED));
+		put_null(&row);
+		put_null(&row);
+		put(&row, BoolGetDatum(false));
 		while (row.count < 10)
 			put_null(&row);
 	}

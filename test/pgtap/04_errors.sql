@@ -1,6 +1,6 @@
 -- The SQLSTATE of each refusal: what programs rely on.
 BEGIN;
-SELECT plan(21);
+SELECT plan(20);
 
 CREATE FUNCTION pg_temp.own_conninfo() RETURNS text LANGUAGE sql AS 'SELECT conninfo FROM quorum.nodes';
 CREATE TABLE pg_temp.has_key (id int PRIMARY KEY);
@@ -20,7 +20,6 @@ SELECT throws_ok($$SELECT quorum.join_cluster('n9', pg_temp.own_conninfo(), pg_t
 -- ---- requests to the leader
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n1', 'host=127.0.0.1 port=1', 'x')$$, '42710',
 	'the cluster already has a node named "n1"', 'a name that is taken');
-SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', pg_temp.own_conninfo(), 'x')$$, '42710', NULL, 'a conninfo that is taken');
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', 'host=127.0.0.1 port=1', 'x')$$, '08001', NULL,
 	'a conninfo that answers nothing');
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', replace(pg_temp.own_conninfo(), 'dbname=postgres', 'dbname=template1'), 'x')$$,
@@ -39,7 +38,7 @@ SELECT throws_ok($$SELECT quorum.replicate('quorum.position')$$, '42809', NULL, 
 SELECT throws_ok($$SELECT quorum.replicate('has_key')$$, '0A000', NULL, 'a temporary table');
 SELECT throws_ok($$SELECT quorum.replicate('no_key')$$, '55000', NULL, 'a table of the same transaction');
 SELECT throws_ok($$SELECT quorum.unreplicate('no_key')$$, '55000', NULL, 'unreplicating what is not replicated');
-SELECT is(quorum.replicate(NULL), NULL, 'NULL is not a table');
+SELECT ok(quorum.replicate(NULL) IS NULL, 'NULL is not a table');
 SELECT is((SELECT count(*) FROM quorum.tables), 0::bigint, 'no table was replicated');
 
 SELECT * FROM finish();
