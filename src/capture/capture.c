@@ -12,10 +12,13 @@
  * it.  Hence each change keeps that number, and its place in the write set is the first free one that leaves so many free places
  * before it.
  *
+ * Insertions that the server takes back (ON CONFLICT that met a concurrent insertion) stay counted, as inserted and deleted.  They are found when
+ * a statement ends that no other changing statement surrounds, because nothing can be uncaptured then.  Only if such a statement contained inner
+ * ones as well, the order is lost, and the transaction has to be tried again.
+ *
  * Invariants
  *	 1. `data` is the changes in the order of capture, without gaps; marks[] say how long it was when a savepoint's changes began.
- *	 2. counted rows - skew - captured rows = rows changed and not captured yet, but for insertions that the server has taken back
- *		(ON CONFLICT that met a concurrent insertion), counted as inserted and deleted.
+ *	 2. counted rows - skew - captured rows = rows changed and not captured yet; zero while no changing statement runs.
  *	 3. base and orphan epoch are noted when the first change is captured, and kept if that is rolled back: too old is safe.
  *
  * Locks: none.
@@ -80,7 +83,8 @@ typedef struct WriteSet
 	int			mark_count;
 	int			mark_capacity;
 	RowCounts	captured;
-	RowCounts	skew;			/* counted, and not to be captured: before replicate() or after unreplicate() */
+	RowCounts	skew;			/* counted, and not to be captured: taken back; before replicate() or after unreplicate() */
+	bool		order_is_lost;
 	uint64	   *inserted_tables;	/* whose sequences may have moved; their insertions may have been rolled back */
 	int			inserted_table_count;
 	int			inserted_table_capacity;
@@ -88,6 +92,10 @@ typedef struct WriteSet
 
 static WriteSet write_set;
 
+/* Changing statements (not plain SELECT) that are being executed right now, one within the other. */
+static int	changing_statements = 0;
+
+static ExecutorRun_hook_type previous_executor_run = NULL;
 static ExecutorFinish_hook_type previous_executor_finish = NULL;
 static ProcessUtility_hook_type previous_process_utility = NULL;
 
@@ -371,19 +379,102 @@ quorum_refuse_truncate(PG_FUNCTION_ARGS)
 
 /* ---- the end of a statement ---- */
 
+static bool
+is_out_of_order(uint32 first_change)
+{
+	for (uint32 i = first_change; i < write_set.change_count; i++)
+		if (write_set.changes[i].places_before != 0 && write_set.changes[i].places_before != STATEMENT_OPEN)
+			return true;
+	return false;
+}
+
+/* Counted, and neither captured nor known to be no change. */
+static RowCounts
+uncaptured_rows(void)
+{
+	return row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew), write_set.captured);
+}
+
+static bool
+are_taken_back(RowCounts counts)
+{
+	return counts.updated == 0 && counts.inserted > 0 && counts.inserted == counts.deleted;
+}
+
+/* Nothing should be uncaptured now.  What else than taken-back insertions is, makes the commit fail. */
+static void
+end_outermost_statement(uint32 first_change)
+{
+	RowCounts	uncaptured = uncaptured_rows();
+
+	if (!are_taken_back(uncaptured))
+		return;
+	mark_savepoint();
+	write_set.skew.inserted += uncaptured.inserted;
+	write_set.skew.deleted += uncaptured.deleted;
+	if (is_out_of_order(first_change))
+		write_set.order_is_lost = true;
+}
+
 /* Everything that the statement changed is captured; what is changed and not captured belongs to statements around it. */
 static void
 end_statement(uint32 first_change)
 {
-	int64		uncaptured;
+	uint32		places_before = 0;
 
-	if (write_set.change_count <= first_change)
+	if (!write_set.begun)
 		return;
-	uncaptured = row_counts_total(row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew),
-												   write_set.captured));
+	if (changing_statements == 0)
+		end_outermost_statement(first_change);
+	else if (write_set.change_count > first_change)
+		places_before = (uint32) Max(row_counts_total(uncaptured_rows()), 0);
 	for (uint32 i = first_change; i < write_set.change_count; i++)
 		if (write_set.changes[i].places_before == STATEMENT_OPEN)
-			write_set.changes[i].places_before = (uint32) Max(uncaptured, 0);
+			write_set.changes[i].places_before = places_before;
+}
+
+static bool
+is_changing(const QueryDesc *query)
+{
+	return query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE;
+}
+
+static void
+run_query(QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once)
+{
+	if (previous_executor_run)
+		previous_executor_run(query, direction, count, execute_once);
+	else
+		standard_ExecutorRun(query, direction, count, execute_once);
+}
+
+static void
+executor_run(QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once)
+{
+	if (!is_changing(query))
+	{
+		run_query(query, direction, count, execute_once);
+		return;
+	}
+	changing_statements++;
+	PG_TRY();
+	{
+		run_query(query, direction, count, execute_once);
+	}
+	PG_FINALLY();
+	{
+		changing_statements--;
+	}
+	PG_END_TRY();
+}
+
+static void
+finish_query(QueryDesc *query)
+{
+	if (previous_executor_finish)
+		previous_executor_finish(query);
+	else
+		standard_ExecutorFinish(query);
 }
 
 static void
@@ -391,11 +482,35 @@ executor_finish(QueryDesc *query)
 {
 	uint32		first_change = write_set.change_count;
 
-	if (previous_executor_finish)
-		previous_executor_finish(query);
-	else
-		standard_ExecutorFinish(query);
+	if (!is_changing(query))
+	{
+		finish_query(query);
+		return;
+	}
+	changing_statements++;
+	PG_TRY();
+	{
+		finish_query(query);
+	}
+	PG_FINALLY();
+	{
+		changing_statements--;
+	}
+	PG_END_TRY();
 	end_statement(first_change);
+}
+
+static void
+run_utility(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
+			ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
+			QueryCompletion *completion)
+{
+	if (previous_process_utility)
+		previous_process_utility(statement, query_string, read_only_tree, context, parameters, environment,
+								 destination, completion);
+	else
+		standard_ProcessUtility(statement, query_string, read_only_tree, context, parameters, environment,
+								destination, completion);
 }
 
 /* COPY is the only other statement that fires row triggers at its end. */
@@ -406,26 +521,25 @@ process_utility(PlannedStmt *statement, const char *query_string, bool read_only
 {
 	uint32		first_change = write_set.change_count;
 
-	if (previous_process_utility)
-		previous_process_utility(statement, query_string, read_only_tree, context, parameters, environment,
-								 destination, completion);
-	else
-		standard_ProcessUtility(statement, query_string, read_only_tree, context, parameters, environment,
-								destination, completion);
-	if (IsA(statement->utilityStmt, CopyStmt))
-		end_statement(first_change);
+	if (!IsA(statement->utilityStmt, CopyStmt))
+	{
+		run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+		return;
+	}
+	changing_statements++;
+	PG_TRY();
+	{
+		run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	}
+	PG_FINALLY();
+	{
+		changing_statements--;
+	}
+	PG_END_TRY();
+	end_statement(first_change);
 }
 
 /* ---- taking it out ---- */
-
-static bool
-is_out_of_order(void)
-{
-	for (uint32 i = 0; i < write_set.change_count; i++)
-		if (write_set.changes[i].places_before != 0 && write_set.changes[i].places_before != STATEMENT_OPEN)
-			return true;
-	return false;
-}
 
 static void
 report_uncaptured(RowCounts missing)
@@ -442,12 +556,12 @@ report_uncaptured(RowCounts missing)
 static void
 check_completeness(void)
 {
-	RowCounts	missing = row_counts_minus(row_counts_minus(written_row_counts(), write_set.skew), write_set.captured);
+	RowCounts	missing = uncaptured_rows();
 
 	check_no_uncaptured_writes(true);
-	if (missing.updated != 0 || missing.inserted < 0 || missing.inserted != missing.deleted)
+	if (missing.inserted != 0 || missing.updated != 0 || missing.deleted != 0)
 		report_uncaptured(missing);
-	if (missing.inserted > 0 && is_out_of_order())
+	if (write_set.order_is_lost)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not commit: a concurrent insertion disturbed the order of this transaction's changes"),
@@ -523,7 +637,7 @@ capture_encode(StringInfo payload)
 
 	check_completeness();
 	writeset_begin(payload);
-	if (is_out_of_order())
+	if (is_out_of_order(0))
 	{
 		uint32	   *order = order_of_changes();
 
@@ -558,6 +672,8 @@ capture_init(void)
 {
 	RegisterXactCallback(transaction_callback, NULL);
 	RegisterSubXactCallback(subtransaction_callback, NULL);
+	previous_executor_run = ExecutorRun_hook;
+	ExecutorRun_hook = executor_run;
 	previous_executor_finish = ExecutorFinish_hook;
 	ExecutorFinish_hook = executor_finish;
 	previous_process_utility = ProcessUtility_hook;
