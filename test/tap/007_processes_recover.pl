@@ -23,7 +23,7 @@ my %title_of = (
 sub stream_pid
 {
 	my ($node) = @_;
-	my ($pid) = split(/\n/, $node->sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL quorum.peer_stream%' ORDER BY pid}));
+	my ($pid) = split(/\n/, $node->sql(q{SELECT pid FROM pg_stat_activity WHERE query LIKE 'peer stream from %' ORDER BY pid}));
 	return $pid;
 }
 
@@ -44,7 +44,7 @@ sub is_whole
 		my $pid = $node->process_pid($title_of{$process});
 		return 0 if !defined $pid || $pid == $killed;
 	}
-	my $streams = $node->query(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CALL quorum.peer_stream%'});
+	my $streams = $node->query(q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'peer stream from %'});
 	return $streams->{ok} && $streams->{rows} >= 2;
 }
 
