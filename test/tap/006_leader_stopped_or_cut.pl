@@ -77,8 +77,8 @@ foreach my $fault (@faults)
 		my $afterwards = WaitingSession->new($old);
 		$during->run("SET quorum.commit_timeout = '20s'; BEGIN; " . take($contested, 'o'));
 		$afterwards->run('BEGIN; ' . take($queued, 'o'));
-		my $broken_at = time();
 		$fault->{break}->($old);
+		my $broken_at = time();
 		$during->send('COMMIT');
 
 		# ---- others_elect_and_take_writes

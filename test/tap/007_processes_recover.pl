@@ -64,8 +64,8 @@ foreach my $role ('follower', 'leader')
 		QuorumCluster::wait_until("a $process on " . $node->name, sub { pid_of($node, $process) });
 		my $pid = pid_of($node, $process);
 
-		my $since = time();
 		kill($signal, $pid);
+		my $since = time();
 		my $seconds = $load->wait_for_write($since);
 		my $whole = eval { QuorumCluster::wait_until($node->name . ' to be whole again', sub { is_whole($node, $pid) }, 30) };
 		ok($whole, sprintf('%s of a %s\'s %s: whole again after %.2f s, a write was acknowledged after %.2f s',

@@ -102,9 +102,8 @@ sub _one_round
 	my $role = $victim == $leader ? 'leader' : 'follower';
 
 	$self->{detail} = '';
-	my $broken_at = time();
 	$break{$kind}->($self, $victim);
-	my $seconds = $self->{load}->wait_for_write($broken_at);
+	my $seconds = $self->{load}->wait_for_write(time());
 	push @{ $self->{seconds}{$role}{$kind} }, $seconds;
 	note(sprintf('round %d: %s, %s %s%s: a write after %.2f s',
 		$number, $victim->name, $role, $kind, $self->{detail} ? " ($self->{detail})" : '', $seconds));
