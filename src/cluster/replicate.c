@@ -183,15 +183,17 @@ activate(Oid relation_id, uint64 table_id, uint64 row_count)
 	pfree(control.data);
 }
 
-/* After an error in the middle of the copy.  If that fails too, the user has to do it. */
-static void
+/* After an error in the middle of the copy.  False: the user has to do it. */
+static bool
 take_copy_back(Oid relation_id, uint64 table_id)
 {
 	MemoryContext context = CurrentMemoryContext;
+	volatile bool taken_back = false;
 
 	PG_TRY();
 	{
 		table_copy_send_forget(table_id);
+		taken_back = true;
 	}
 	PG_CATCH();
 	{
@@ -203,6 +205,26 @@ take_copy_back(Oid relation_id, uint64 table_id)
 				 errhint("Call quorum.replicate() again, or quorum.unreplicate().")));
 	}
 	PG_END_TRY();
+	return taken_back;
+}
+
+/*
+ * A cancel that met the wait for an entry was told as an unknown outcome.  Once the copy is taken back the outcome is known; and
+ * the cancel, which is still pending, must not hit that too.
+ */
+static void
+report_failed_copy(Relation relation, uint64 table_id, ErrorData *error)
+{
+	bool		cancelled = QueryCancelPending;
+
+	QueryCancelPending = false;
+	if (take_copy_back(RelationGetRelid(relation), table_id) && cancelled)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("canceling statement due to user request or timeout"),
+				 errdetail("Table \"%s\" is not replicated, and what was copied of it is taken back.",
+						   RelationGetRelationName(relation))));
+	ReThrowError(error);
 }
 
 static uint64
@@ -223,8 +245,7 @@ copy_table(Relation relation, uint64 table_id, const char *definition)
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		take_copy_back(RelationGetRelid(relation), table_id);
-		ReThrowError(error);
+		report_failed_copy(relation, table_id, error);
 	}
 	PG_END_TRY();
 	return row_count;
