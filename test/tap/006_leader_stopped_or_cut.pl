@@ -70,7 +70,8 @@ foreach my $fault (@faults)
 		skip("$fault->{name}: links can be cut by those only who may make network namespaces", 1)
 		  if $fault->{needs_links} && !$namespaces;
 		my $old = $cluster->wait_for_leader;
-		my ($contested, $queued) = (++$id, ++$id);
+		my ($contested, $queued) = ($id + 1, $id + 2);
+		$id += 2;
 
 		# One that proposes when the leader is cut off already, one that does so when it is back.
 		my $during = WaitingSession->new($old);
@@ -110,7 +111,7 @@ foreach my $fault (@faults)
 				"$name: what the old one said is true");
 		}
 		$_->finish foreach $during, $afterwards;
-		$cluster->assert_same_digest($_, "$fault->{name}: $_ is the same on all nodes") foreach 'contested', 'load_counter';
+		$cluster->assert_same_digest('contested', "$fault->{name}: all nodes hold the same");
 	}
 }
 
@@ -128,7 +129,6 @@ SKIP:
 		usleep(300_000);
 	}
 	$cluster->heal;
-	$cluster->assert_same_digest('load_counter', 'with the link back all nodes are the same');
 }
 
 $load->wait_for_writes(20);

@@ -72,7 +72,6 @@ foreach my $role ('follower', 'leader')
 			$signal, $role, $process, time() - $since, $seconds)) or diag($@);
 		$load->wait_for_writes(10);
 	}
-	$cluster->assert_same_digest('load_counter', "after all deaths on a $role all nodes are the same");
 }
 
 $load->stop;
