@@ -131,36 +131,52 @@ sim_reads_advance(Sim *sim, SimNode *node)
 
 /* ---- configurations ---- */
 
-static bool
-draw_change(Sim *sim, PaxosConfig *config)
+static uint32_t
+count_voters(const PaxosConfig *config)
 {
-	uint32_t	victim;
 	uint32_t	voters = 0;
 
 	for (uint32_t i = 0; i < config->member_count; i++)
 		voters += config->members[i].is_voter;
-	if (sim->next_node_id <= SIM_MAX_NODES && sim_chance(sim, SIM_MILLION / 3))
-	{
-		config->members[config->member_count++] = (PaxosMember) {.node_id = sim->next_node_id++, .is_voter = false};
-		return true;
-	}
+	return voters;
+}
+
+/* A random learner's index; the count of members if there is none. */
+static uint32_t
+draw_learner(Sim *sim, const PaxosConfig *config)
+{
+	uint32_t	start = (uint32_t) sim_below(sim, config->member_count);
+
+	for (uint32_t i = 0; i < config->member_count; i++)
+		if (!config->members[(start + i) % config->member_count].is_voter)
+			return (start + i) % config->member_count;
+	return config->member_count;
+}
+
+/* Adds a learner, promotes one, or lets a member go or become a learner.  It is not asked whether a learner has caught up. */
+static bool
+draw_change(Sim *sim, PaxosConfig *config)
+{
+	uint64_t	kind = sim_below(sim, 4);
+	uint32_t	index;
+
 	if (config->member_count == 0)
 		return false;
-	victim = (uint32_t) sim_below(sim, config->member_count);
-	if (!config->members[victim].is_voter)
-	{
-		if (sim_chance(sim, SIM_MILLION * 3 / 4))
-			config->members[victim].is_voter = true;
-		else
-			config->members[victim] = config->members[--config->member_count];
-		return true;
-	}
-	if (voters < 3 || sim_chance(sim, SIM_MILLION / 2))
-		return false;
-	if (sim_chance(sim, SIM_MILLION / 3))
-		config->members[victim].is_voter = false;
+	index = draw_learner(sim, config);
+	if (kind <= 1 && index < config->member_count)
+		config->members[index].is_voter = true;
+	else if (kind <= 2 && sim->next_node_id <= SIM_MAX_NODES)
+		config->members[config->member_count++] = (PaxosMember) {.node_id = sim->next_node_id++, .is_voter = false};
 	else
-		config->members[victim] = config->members[--config->member_count];
+	{
+		index = (uint32_t) sim_below(sim, config->member_count);
+		if (config->members[index].is_voter && count_voters(config) < 3)
+			return false;
+		if (config->members[index].is_voter && sim_chance(sim, SIM_MILLION / 3))
+			config->members[index].is_voter = false;
+		else
+			config->members[index] = config->members[--config->member_count];
+	}
 	return true;
 }
 
@@ -168,7 +184,7 @@ draw_change(Sim *sim, PaxosConfig *config)
 void
 sim_propose_config(Sim *sim)
 {
-	uint32_t	id = sim_chance(sim, SIM_MILLION * 3 / 4) ? sim_guess_leader(sim) : sim_pick_node(sim);
+	uint32_t	id = sim_chance(sim, SIM_MILLION * 9 / 10) ? sim_guess_leader(sim) : sim_pick_node(sim);
 	uint8_t		buffer[1 + PAXOS_MAX_MEMBERS * 5];
 	PaxosStatus status;
 	SimInput	input = {.kind = SIM_INPUT_PROPOSAL, .value_kind = PAXOS_VALUE_CONFIG};
@@ -198,7 +214,7 @@ sim_client_next(Sim *sim)
 	sim_schedule(sim, (SimEvent) {
 		.at = sim->now + 1 + sim_below(sim, 2 * sim->plan.client_interval), .kind = SIM_CLIENT
 	});
-	if (sim->plan.membership && sim_chance(sim, SIM_MILLION / 12))
+	if (sim->plan.membership && sim_chance(sim, sim->plan.membership_share))
 	{
 		sim_propose_config(sim);
 		return;

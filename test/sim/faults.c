@@ -30,6 +30,7 @@ typedef enum SimFaultKind
 	FAULT_PARTIAL_ACCEPT,
 	FAULT_FALSE_HINTS,
 	FAULT_RESTARTS,
+	FAULT_TAKEOVER,
 	FAULT_KINDS
 } SimFaultKind;
 
@@ -213,6 +214,31 @@ restarts(Sim *sim, uint32_t victim)
 	}
 }
 
+/*
+ * A leader's frames stop arriving, and the others are told so by their links; they elect another one before the old one has any
+ * reason to doubt itself, while answers to its earlier heartbeats are still on their way to it.
+ */
+static void
+takeover(Sim *sim)
+{
+	uint32_t	leader = sim_guess_leader(sim);
+	SimTime		timeout = SIM_MS(sim->plan.election_timeout_ms);
+
+	if (leader == 0)
+		return;
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		if (id == leader)
+			continue;
+		sim->slow_link_until[id][leader] = sim->now + timeout;
+		if (sim_chance(sim, SIM_MILLION * 3 / 4))
+			sim_cut(sim, leader, id, 3 * timeout);
+		act(sim, sim_below(sim, timeout / 10), SIM_DO_HINT_DOWN, id, leader);
+	}
+	requests_around(sim, leader, timeout / 4, timeout + timeout / 4);
+	requests_around(sim, leader, timeout / 2, timeout);
+}
+
 static SimFaultKind
 draw_kind(Sim *sim)
 {
@@ -299,6 +325,9 @@ sim_fault_next(Sim *sim)
 			break;
 		case FAULT_PARTIAL_ACCEPT:
 			partial_accept(sim);
+			break;
+		case FAULT_TAKEOVER:
+			takeover(sim);
 			break;
 		case FAULT_FALSE_HINTS:
 			false_hints(sim);

@@ -121,13 +121,30 @@ members_settled(Sim *sim, uint32_t except)
 	return true;
 }
 
+/* Counts deliveries, so that a node with a tiny window and a long way to go is not called stuck while it moves. */
+static uint64_t
+progress(const Sim *sim)
+{
+	uint64_t	sum = 0;
+
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		sum += sim->nodes[id].delivered;
+	return sum;
+}
+
 static void
 await_settled(Sim *sim, uint32_t except)
 {
 	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+	uint64_t	before = progress(sim);
 
 	while (!members_settled(sim, except))
 	{
+		if (progress(sim) != before)
+		{
+			before = progress(sim);
+			limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+		}
 		if (sim->now >= limit)
 		{
 			for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)

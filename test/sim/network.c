@@ -19,11 +19,11 @@ sim_frame_release(SimFrame *frame)
 }
 
 static SimTime
-draw_delay(Sim *sim)
+draw_delay(Sim *sim, uint32_t from, uint32_t to)
 {
 	SimTime		delay = sim->plan.delay_min + sim_below(sim, sim->plan.delay_spread + 1);
 
-	if (sim->faulty && sim->now < sim->slow_until)
+	if (sim->faulty && (sim->now < sim->slow_until || sim->now < sim->slow_link_until[from][to]))
 		delay += sim_below(sim, SIM_MS(sim->plan.election_timeout_ms));
 	if (sim->faulty && sim_chance(sim, sim->plan.straggler_chance))
 		delay += sim_below(sim, SIM_MS(10 * sim->plan.election_timeout_ms));
@@ -33,7 +33,7 @@ draw_delay(Sim *sim)
 static void
 send_copy(Sim *sim, SimFrame *frame)
 {
-	SimTime		at = sim->now + draw_delay(sim);
+	SimTime		at = sim->now + draw_delay(sim, frame->from, frame->to);
 	SimTime    *last = &sim->last_arrival[frame->from][frame->to];
 
 	if (sim->plan.in_order)
@@ -142,5 +142,6 @@ sim_network_heal(Sim *sim)
 {
 	memset(sim->cut_until, 0, sizeof(sim->cut_until));
 	memset(sim->lossy_until, 0, sizeof(sim->lossy_until));
+	memset(sim->slow_link_until, 0, sizeof(sim->slow_link_until));
 	sim->slow_until = 0;
 }

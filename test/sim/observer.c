@@ -352,21 +352,6 @@ sim_observe_not_told(Sim *sim, SimNode *from, PaxosSlot first_slot, PaxosSlot la
 	}
 }
 
-/*
- * Has this value a majority at a slot above the settled ones?  Then whoever counted the votes may already call it chosen,
- * though the observer still waits for the slots below.
- */
-static bool
-has_majority(Sim *sim, PaxosSlot slot, uint32_t value)
-{
-	SimSlot    *state = sim_slot(sim, slot);
-
-	for (uint32_t i = 0; i < state->vote_count; i++)
-		if (state->votes[i].value == value && is_majority(&sim->config, state->votes[i].accepted_by))
-			return true;
-	return false;
-}
-
 /* An ACCEPTED: the sender says that it has accepted this slot in this ballot, or knows its chosen value, durably. */
 void
 sim_observe_accepted(Sim *sim, SimNode *from, PaxosSlot slot, PaxosBallot ballot)
@@ -377,10 +362,8 @@ sim_observe_accepted(Sim *sim, SimNode *from, PaxosSlot slot, PaxosBallot ballot
 		if (paxos_ballot_compare(state->votes[i].ballot, ballot) == 0 &&
 			(state->votes[i].accepted_by & (1u << from->id)) != 0)
 			return;
-	for (uint32_t i = 0; i < state->vote_count; i++)
-		if ((is_chosen_value(sim, slot, state->votes[i].value) || has_majority(sim, slot, state->votes[i].value)) &&
-			sim_journal_holds(from, slot, state->votes[i].value))
-			return;
+	if (state->chosen && sim_journal_holds(from, slot, state->chosen_value))
+		return;
 	sim_fail(sim, "persisted_before_promised", "node %u says accepted for slot %llu in ballot %llu.%u, its journal does not",
 			 from->id, (unsigned long long) slot, (unsigned long long) ballot.round, ballot.node_id);
 }

@@ -143,6 +143,7 @@ draw_plan(Sim *sim, uint64_t max_steps)
 	draw_host(sim);
 	draw_network(sim);
 	plan->membership = sim_chance(sim, SIM_MILLION / 3);
+	plan->membership_share = DRAW(SIM_MILLION / 12, SIM_MILLION / 3);
 	plan->founder_count = plan->membership ? DRAW(1, 2, 3, 4) : DRAW(3, 3, 5);
 	plan->fault_phase = SIM_MS(plan->election_timeout_ms) * DRAW(8, 12, 20);
 	plan->max_steps = max_steps;

@@ -53,6 +53,7 @@ typedef struct SimPlan
 {
 	uint32_t	founder_count;	/* voters of the first configuration */
 	bool		membership;		/* configurations change while it runs */
+	uint32_t	membership_share;	/* of the clients' requests, then */
 	SimTime		fault_phase;	/* how long things go wrong */
 	uint64_t	max_steps;		/* and at most this many events of it */
 
@@ -82,7 +83,7 @@ typedef struct SimPlan
 	uint32_t	crash_at_send_chance;	/* some of the frames of a step are out, the others never will be */
 
 	SimTime		fault_interval;
-	uint32_t	fault_weight[16];	/* by SimFaultKind */
+	uint32_t	fault_weight[24];	/* by SimFaultKind */
 
 	SimTime		client_interval;
 	uint32_t	burst_max;
@@ -277,6 +278,7 @@ typedef struct Sim
 	uint32_t	next_node_id;
 	SimTime		cut_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];	/* from, to */
 	SimTime		lossy_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
+	SimTime		slow_link_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
 	SimTime		slow_until;		/* the whole network */
 	SimTime		forget_before;	/* frames that were sent earlier no longer arrive */
 	SimTime		last_arrival[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];	/* for links that keep the order */
