@@ -288,37 +288,40 @@ proposal_withdraw(int slot)
 }
 
 /*
- * The epoch moves before the caller releases its locks, so whoever gets one of them afterwards finds an orphan outstanding.
- * A detached proposal held no lock for its entry, and one whose worker is lost is nobody's to wait for.
+ * Is the slot of no more use once its backend has gone?  A verdict that says "no" needs no one to hear it; an entry that is not a write set
+ * held no locks, and neither did one whose worker is lost.  The worker may be reading the payload of a proposal that it has just taken:
+ * then it is the one to free the slot (proposal_payload_done).
  */
+static bool
+is_settled_without_backend(const ProposalSlot *item)
+{
+	if (item->lost || item->state == PROPOSAL_REJECTED || item->state == PROPOSAL_REFUSED)
+		return true;
+	return item->kind != PROPOSAL_WRITE_SET && !DsaPointerIsValid(item->payload);
+}
+
+/* The epoch moves before the caller releases its locks, so whoever gets one of them afterwards finds an orphan outstanding. */
 void
 proposal_abandon(int slot)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload = InvalidDsaPointer;
-	bool		wake_apply = false;
+	bool		wake_apply = waiting_index[slot] != 0;
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	item->pid = 0;
 	item->latch = NULL;
-	if (item->lost)
+	waiting_index[slot] = 0;
+	if (is_settled_without_backend(item))
 	{
 		proposal_queue->orphan_epoch++;
 		payload = proposal_free_slot(slot);
 	}
-	else if (item->kind != PROPOSAL_WRITE_SET)
-	{
-		if (item->state == PROPOSAL_CHOSEN)
-			payload = proposal_free_slot(slot);
-		else
-			item->state = PROPOSAL_ABANDONED;
-	}
 	else
 	{
-		wake_apply = waiting_index[slot] != 0;
-		waiting_index[slot] = 0;
 		item->state = PROPOSAL_ABANDONED;
-		proposal_queue->orphans_outstanding++;
+		if (item->kind == PROPOSAL_WRITE_SET)
+			proposal_queue->orphans_outstanding++;
 		proposal_queue->orphan_epoch++;
 	}
 	SpinLockRelease(&proposal_queue->mutex);
@@ -414,11 +417,17 @@ proposal_take_queued(QueuedProposal *proposal)
 void
 proposal_payload_done(int slot)
 {
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	payload = proposal_queue->slots[slot].payload;
-	proposal_queue->slots[slot].payload = InvalidDsaPointer;
+	if (item->state == PROPOSAL_ABANDONED && item->kind != PROPOSAL_WRITE_SET)
+		payload = proposal_free_slot(slot);
+	else
+	{
+		payload = item->payload;
+		item->payload = InvalidDsaPointer;
+	}
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 }
@@ -505,22 +514,19 @@ tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
 		proposal_queue->detached_waiting++;
 }
 
-/* An abandoned one: the apply worker performs it, or nothing is to be done.  The caller holds the mutex. */
+/* An abandoned write set: the apply worker performs it, or nothing is to be done.  The caller holds the mutex. */
 static dsa_pointer
 settle_abandoned(int slot, uint64 index, bool apply)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 
-	if (item->kind == PROPOSAL_WRITE_SET)
+	if (apply)
 	{
-		if (apply)
-		{
-			item->log_index = index;
-			return InvalidDsaPointer;
-		}
-		proposal_queue->orphans_outstanding--;
-		proposal_queue->orphan_epoch++;
+		item->log_index = index;
+		return InvalidDsaPointer;
 	}
+	proposal_queue->orphans_outstanding--;
+	proposal_queue->orphan_epoch++;
 	return proposal_free_slot(slot);
 }
 
