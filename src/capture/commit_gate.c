@@ -15,6 +15,8 @@
  */
 #include "postgres.h"
 
+#include <sched.h>
+
 #include "access/xact.h"
 #include "commands/async.h"
 #include "libpq/pqcomm.h"
@@ -38,6 +40,7 @@ extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers tha
 
 #define CLIENT_CHECK_INTERVAL_MS 1000
 #define NOTIFY_QUEUE_LIMIT 0.95
+#define MAX_YIELDS 20
 
 #define NO_SLOT (-1)
 
@@ -244,10 +247,23 @@ wait_timeout_ms(void)
 	return Max(1, Min(left_ms + 1, CLIENT_CHECK_INTERVAL_MS));
 }
 
+/*
+ * The predecessor in the log was woken just before, so it often runs right now, or is next on this CPU: letting it go first is cheaper than
+ * to sleep and be woken again.
+ */
 static bool
 write_set_is_settled(void)
 {
-	return proposal_take_turn(gate.slot);
+	ProposalOutcome outcome;
+
+	for (int yields = 0; !proposal_take_turn(gate.slot); yields++)
+	{
+		proposal_poll(gate.slot, &outcome);
+		if (outcome.state != PROPOSAL_CHOSEN || yields == MAX_YIELDS)
+			return false;
+		sched_yield();
+	}
+	return true;
 }
 
 /* A detached proposal is settled once this node has applied it; a configuration once it is chosen. */

@@ -542,9 +542,11 @@ proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_inde
 	if (slot != NO_SLOT && proposal_queue->slots[slot].state == PROPOSAL_PROPOSED)
 	{
 		tell_backend(slot, index, apply, conflict_index);
-		/* one that must wait for its turn is woken by whoever passes the turn on */
-		if (waiting_index[slot] == 0 || waiting_index[slot] == proposal_queue->applied_index + 1)
-			latch = proposal_queue->slots[slot].latch;
+		/*
+		 * Also one whose turn has not come yet: on a busy machine those of one batch then stand in the run queue in the order of the log,
+		 * instead of each being put at its end by its predecessor.
+		 */
+		latch = proposal_queue->slots[slot].latch;
 	}
 	else if (slot != NO_SLOT)
 		payload = settle_abandoned(slot, index, apply);

@@ -26,7 +26,7 @@
 #define MAX_BYTES_IN_FLIGHT (4u * 1024 * 1024)	/* of unanswered ACCEPTs per peer, exceeded by at most one frame */
 #define MAX_FORWARDED_BYTES (1u * 1024 * 1024)	/* of proposals under way to the leader, exceeded by at most one frame */
 #define VALUE_OVERHEAD_BYTES 64 /* what a value counts beside its bytes against window_bytes */
-#define ANNOUNCE_DELAY_MS 2		/* that slots are chosen waits this long for an ACCEPT to carry it */
+#define ANNOUNCE_DELAY_MS 5		/* that slots are chosen waits this long for an ACCEPT to carry it */
 #define MAX_DOUBLINGS 3			/* of timeouts that repeat */
 
 /* ---- small parts ---- */
