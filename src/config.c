@@ -14,7 +14,7 @@
 
 char	   *quorum_database = NULL;
 int			quorum_heartbeat_interval_ms = 50;
-int			quorum_election_timeout_ms = 300;
+int			quorum_election_timeout_ms = 400;
 int			quorum_commit_timeout_ms = 10000;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
@@ -38,7 +38,7 @@ define_timings(void)
 	DefineCustomIntVariable("quorum.election_timeout",
 							"A node that hears no leader for one to two times this long asks for an election.",
 							"A leader that hears no majority for this long stops calling itself leader.",
-							&quorum_election_timeout_ms, 300, 20, 60000,
+							&quorum_election_timeout_ms, 400, 20, 60000,
 							PGC_POSTMASTER, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("quorum.commit_timeout",
 							"A COMMIT that has proposed and learns no outcome for this long ends with SQLSTATE 08007.",

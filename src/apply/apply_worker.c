@@ -52,7 +52,7 @@
 #define RETRY_FIRST_MS 10
 #define RETRY_LONGEST_MS 5000
 #define LOCK_CHECK_INTERVAL_MS 5
-#define RELATION_LOCK_GRACE_CHECKS 4	/* 20 ms: or else CREATE INDEX would never get its lock under load */
+#define RELATION_LOCK_GRACE_CHECKS 400	/* 2 s: or else CREATE INDEX or REINDEX would be aborted whenever there is load */
 
 bool		am_apply_worker = false;
 

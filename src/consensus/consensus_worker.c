@@ -41,7 +41,7 @@
 #define APPLY_DELAY_MS 5			/* a follower gathers entries this long, or this many, for one local transaction */
 #define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
-#define IDENTITY_POLL_MS 10000		/* create_cluster and join_cluster set the latch; this is for lost wakeups only */
+#define MOMENT_MS 10000			/* what is waited for sets the latch; this is for lost wakeups only */
 
 ConsensusWorker worker;
 
@@ -381,17 +381,6 @@ at_exit(int code, Datum argument)
 }
 
 static void
-wait_for_identity(void)
-{
-	while (!identity_exists())
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, IDENTITY_POLL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-static void
 on_restored_record(void *context, const PaxosRecord *record, JournalPlace place)
 {
 	PaxosEffects effects;
@@ -477,6 +466,42 @@ publish_identity(const IdentityFile *identity)
 	LWLockRelease(QuorumShmem->lock);
 }
 
+/* Wakes with the latch, or now and then, until there is something new to look at. */
+static void
+wait_a_moment(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOMENT_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * Whatever is in the tables was durable in the journal first.  If the tables are ahead of it, the journal has forgotten what this node
+ * had promised, and a vote could contradict it (P8): the node takes no part.  So the position row has to be known before the first vote.
+ */
+static void
+check_nothing_forgotten(void)
+{
+	PaxosStatus status;
+	uint64		applied_index;
+
+	while (!turn_is_initialised())
+		wait_a_moment();
+	paxos_status(worker.core, worker_now_ms(), &status);
+	applied_index = turn_applied_index();
+	if (applied_index <= status.accepted_slot)
+		return;
+	shmem_set_last_error("the journal has forgotten entries that are in the tables: this node takes no part in the consensus");
+	ereport(LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the journal has forgotten entries that are in the tables: this node takes no part in the consensus"),
+			 errdetail("The tables are at log index %llu, the journal ends with %llu.",
+					   (unsigned long long) applied_index, (unsigned long long) status.accepted_slot),
+			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Replace this node by a new one.")));
+	for (;;)
+		wait_a_moment();
+}
+
 static void
 start(void)
 {
@@ -489,6 +514,8 @@ start(void)
 	recover(&identity);
 	proposal_queue_reset_owner();
 	publish_identity(&identity);
+	shmem_wake_apply();
+	check_nothing_forgotten();
 	transport_init(identity.cluster_id, identity.node_id, identity.node_name, worker.incarnation, &callbacks);
 
 	members_connect_peers();
@@ -498,7 +525,6 @@ start(void)
 	carry_out(&effects);
 	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)
 		shmem_set_last_error(NULL);
-	shmem_wake_apply();
 	ereport(LOG,
 			(errmsg("consensus worker of node \"%s\" started with log index %llu chosen", identity.node_name,
 					(unsigned long long) pg_atomic_read_u64(&QuorumShmem->chosen_index))));
@@ -546,6 +572,7 @@ quorum_consensus_worker_main(Datum argument)
 	QuorumShmem->consensus_latch = MyLatch;
 	LWLockRelease(QuorumShmem->lock);
 
-	wait_for_identity();
+	while (!identity_exists())
+		wait_a_moment();
 	run();
 }
