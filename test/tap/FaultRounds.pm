@@ -24,6 +24,7 @@ package FaultRounds;
 use strict;
 use warnings;
 
+use FaultLoad;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -126,6 +127,27 @@ sub _repair
 	}
 	$node->start unless $node->is_running;
 	QuorumCluster::wait_until($node->name . ' to answer again', sub { defined $node->status('role') });
+	return;
+}
+
+# A whole soak test: ROUNDS (200) rounds with a cluster and clients of their own, everything compared after each 50 of them, so that
+# what went wrong is found near to its cause.
+sub soak
+{
+	my ($cluster, @kinds) = @_;
+	my $count = $ENV{ROUNDS} || 200;
+	my $load = FaultLoad->new($cluster, clients => 4, pause_us => 10_000);
+	my $self = FaultRounds->new($cluster, $load, kinds => \@kinds);
+	$load->start;
+	$load->wait_for_writes(50);
+	for (my $left = $count; $left > 0; $left -= 50)
+	{
+		$self->run($left < 50 ? $left : 50);
+		$load->stop;
+		$load->check(least_acknowledged => 20 * $self->{done});
+		$load->start if $left > 50;
+	}
+	$self->report;
 	return;
 }
 

@@ -1,0 +1,19 @@
+# The same as kill_rounds.pl with every other fault among them: nodes that stand still or are stopped at once, links cut in one direction or
+# both.  ROUNDS=n (200), SEED=n for the same faults again.  Run by `make soak`.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../tap";
+use PostgreSQL::Test::Utils;
+use QuorumCluster;
+use FaultRounds;
+use Test::More;
+
+my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
+FaultRounds::soak(
+	QuorumCluster->new(nodes => 3, namespaces => $namespaces),
+	FaultRounds::kills(),
+	FaultRounds::standstills(),
+	$namespaces ? FaultRounds::cuts() : ());
+
+done_testing();
