@@ -13,7 +13,7 @@ use Time::HiRes qw(time usleep);
 
 my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
 my $cluster = QuorumCluster->new(nodes => 3, namespaces => $namespaces);
-my $load = FaultLoad->new($cluster, clients => 3, pause_us => 8000, commit_timeout => '1s', answer_timeout_ms => 1500);
+my $load = FaultLoad->new($cluster, clients => 3, pause_us => 8000);
 $cluster->wait_for_leader->sql(q{
 	CREATE TABLE contested (id int PRIMARY KEY, takers text NOT NULL);
 	SELECT quorum.replicate('contested');

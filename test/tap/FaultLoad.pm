@@ -65,8 +65,8 @@ sub client_program
 #  clients => 4				how many write
 #  watch => 1				watch each node's status and snapshots
 #  pause_us => 3000			between two transactions of a client
-#  answer_timeout_ms => 4000	after which a client leaves a node that does not answer
-#  commit_timeout => '3s'	quorum.commit_timeout of the clients
+#  answer_timeout_ms => 1500	after which a client leaves a node that does not answer
+#  commit_timeout => '1s'	quorum.commit_timeout of the clients
 #  allow_sqlstates => []	errors that are no surprise here, beside those that a quorum gives
 sub new
 {
@@ -76,8 +76,8 @@ sub new
 		clients => 4,
 		watch => 1,
 		pause_us => 3000,
-		answer_timeout_ms => 4000,
-		commit_timeout => '3s',
+		answer_timeout_ms => 1500,
+		commit_timeout => '1s',
 		allow_sqlstates => [],
 		%options,
 		logs => {},

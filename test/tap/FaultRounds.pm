@@ -78,7 +78,7 @@ sub lot
 {
 	my ($self, $limit) = @_;
 	$self->{random_state} = $self->{random_state} * 48271 % 2147483647;
-	return $self->{random_state} % $limit;
+	return int($self->{random_state} / 2147483647 * $limit);
 }
 
 sub run
