@@ -41,6 +41,7 @@
 #define APPLY_DELAY_MS 5			/* a follower gathers entries this long, or this many, for one local transaction */
 #define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
+#define GATHER_US 1000				/* while a batch is in flight, the next one is gathered at most this long */
 #define MOMENT_MS 10000			/* what is waited for sets the latch; this is for lost wakeups only */
 
 ConsensusWorker worker;
@@ -219,6 +220,29 @@ offer(const QueuedProposal *proposal)
 	return taken;
 }
 
+static int64
+now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64) now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/*
+ * What a batch costs in frames, syncs and wakeups hardly depends on its size, so while one is in flight the next is gathered, and nobody wakes
+ * this worker for each transaction.  Not for long: where a round takes longer than that, batches overlap.
+ */
+static bool
+must_gather(const PaxosStatus *status)
+{
+	worker.gathers = status->outstanding_proposals > 0 && now_us() - worker.batch_taken_us < GATHER_US &&
+		proposal_queued_count() < PROPOSAL_BATCH;
+	pg_atomic_write_u32(&QuorumShmem->wants_proposals, worker.gathers ? 0 : 1);
+	pg_memory_barrier();
+	return worker.gathers;
+}
+
 /*
  * A transaction is proposed only while that is likely to end well, since from then on its outcome may be unknown; until then it can be refused
  * with certainty.
@@ -228,6 +252,10 @@ take_proposals(const PaxosStatus *status, bool may_write)
 {
 	QueuedProposal proposal;
 
+	worker.gathers = false;
+	worker.delivered_own = false;
+	if (!may_write || !status->quorum_is_fresh)
+		pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
 	if (!may_write)
 	{
 		proposal_refuse_queued(0);
@@ -238,9 +266,12 @@ take_proposals(const PaxosStatus *status, bool may_write)
 		proposal_refuse_queued(QUEUED_PATIENCE_MS);
 		return;
 	}
+	if (must_gather(status))
+		return;
 	for (int i = 0; i < PROPOSALS_PER_LOOP && proposal_take_queued(&proposal); i++)
 		if (!offer(&proposal))
 			break;
+	worker.batch_taken_us = now_us();
 }
 
 /* ---- the loop ---- */
@@ -332,6 +363,8 @@ time_to_deadline_ms(void)
 		deadline_ms = Min(deadline_ms, worker.apply_deadline_ms);
 	if (worker.must_sync || deadline_ms <= now_ms)
 		return 0;
+	if (worker.gathers)
+		return worker.delivered_own ? 0 : 1;	/* what was in flight has landed: the next batch goes */
 	return (long) (deadline_ms - now_ms);
 }
 
@@ -372,6 +405,7 @@ static void
 at_exit(int code, Datum argument)
 {
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
+	pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = NULL;
 	QuorumShmem->status.role = NODE_STOPPED;

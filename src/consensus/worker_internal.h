@@ -32,6 +32,9 @@ typedef struct ConsensusWorker
 	uint64		journal_syncs;
 
 	bool		leads;
+	bool		gathers;		/* a batch is in flight and the next is gathered */
+	int64		batch_taken_us;	/* when the last batch of proposals was taken */
+	bool		delivered_own;	/* since the proposals were last looked at */
 	uint64		entries_to_apply;	/* delivered since the apply worker was last woken */
 	uint64		apply_deadline_ms;	/* when it is to be woken; 0: not */
 

@@ -113,6 +113,7 @@ list_append_queued(int slot, bool as_oldest)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 
+	proposal_queue->queued_count++;
 	item->previous = as_oldest ? NO_SLOT : proposal_queue->queue_tail;
 	item->next = as_oldest ? proposal_queue->queue_head : NO_SLOT;
 	if (item->previous != NO_SLOT)
@@ -130,6 +131,7 @@ list_remove_queued(int slot)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 
+	proposal_queue->queued_count--;
 	if (item->previous != NO_SLOT)
 		proposal_queue->slots[item->previous].next = item->next;
 	else
@@ -234,7 +236,9 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 		report_not_submitted(doomed);
 	}
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
-	shmem_wake_consensus();
+	pg_memory_barrier();		/* queued before the flag is read; the worker sets it before it looks into the queue */
+	if (pg_atomic_read_u32(&QuorumShmem->wants_proposals) != 0 || proposal_queued_count() >= PROPOSAL_BATCH)
+		shmem_wake_consensus();
 	return slot;
 }
 
@@ -342,6 +346,13 @@ proposal_release(int slot)
 }
 
 /* ---- consensus worker ---- */
+
+/* A hint: read without the mutex. */
+int
+proposal_queued_count(void)
+{
+	return *(volatile int *) &proposal_queue->queued_count;
+}
 
 /*
  * CHOSEN and GRANTED ones have their index and need the worker no more; QUEUED ones are taken by the new worker.  A PROPOSED one belongs to

@@ -115,6 +115,9 @@ typedef struct QueuedProposal
 	Size		length;
 } QueuedProposal;
 
+#define PROPOSAL_BATCH 64			/* so many queued ones wake the consensus worker whatever is in flight */
+
+extern int	proposal_queued_count(void);
 extern void proposal_queue_reset_owner(void);	/* worker started: what an earlier worker had PROPOSED is marked lost */
 extern bool proposal_take_queued(QueuedProposal *proposal);	/* oldest QUEUED one -> PROPOSED; its payload stays until … */
 extern void proposal_payload_done(int slot);	/* … here: the core has its copy */

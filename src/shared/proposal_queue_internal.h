@@ -38,6 +38,7 @@ typedef struct ProposalQueue
 	int			free_head;
 	int			queue_head;
 	int			queue_tail;
+	int			queued_count;
 	uint64		next_sequence;
 
 	/* order of commits */

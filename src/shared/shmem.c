@@ -46,6 +46,7 @@ shmem_startup(void)
 		QuorumShmem->lock = &(GetNamedLWLockTranche("pg_quorum"))->lock;
 		pg_atomic_init_u64(&QuorumShmem->chosen_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
+		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
 		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
 		initialise_counters(&QuorumShmem->counters);
