@@ -19,6 +19,7 @@
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -26,6 +27,7 @@
 #include "tcop/utility.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "apply/apply.h"
 #include "capture/capture.h"
@@ -89,34 +91,38 @@ relation_of(const RangeVar *relation)
 	return relation == NULL ? InvalidOid : RangeVarGetRelid(relation, NoLock, true);
 }
 
+/* A child of a replicated table would hold rows that a scan of it returns, but that are not replicated. */
+static void
+check_parent(Oid relid)
+{
+	if (is_active(relid))
+		refuse(relid, "inherit from");
+}
+
 static void
 check_alter_table(const AlterTableStmt *statement)
 {
 	Oid			relid = relation_of(statement->relation);
 	ListCell   *cell;
 
-	if (!is_active(relid))
-		return;
 	foreach(cell, statement->cmds)
 	{
-		if (!is_harmless(lfirst_node(AlterTableCmd, cell)->subtype))
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, cell);
+
+		if (command->subtype == AT_AddInherit)
+			check_parent(relation_of((RangeVar *) command->def));
+		if (!is_harmless(command->subtype) && is_active(relid))
 			refuse(relid, "alter");
 	}
 }
 
-/* A child of a replicated table would hold rows that a scan of it returns, but that are not replicated. */
 static void
 check_create_table(const CreateStmt *statement)
 {
 	ListCell   *cell;
 
 	foreach(cell, statement->inhRelations)
-	{
-		Oid			relid = relation_of(lfirst_node(RangeVar, cell));
-
-		if (is_active(relid))
-			refuse(relid, "inherit from");
-	}
+		check_parent(relation_of(lfirst_node(RangeVar, cell)));
 }
 
 static void
@@ -205,6 +211,26 @@ table_of_our_trigger(Oid trigger_oid)
 	return relid;
 }
 
+/*
+ * The table whose unique index this is; InvalidOid if it is something else, or the remains of a concurrent rebuild.  Without it
+ * this node would propose rows that the others cannot take.
+ */
+static Oid
+table_of_unique_index(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(relid));
+	Form_pg_index index;
+	Oid			table = InvalidOid;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	index = (Form_pg_index) GETSTRUCT(tuple);
+	if (index->indisunique && index->indisvalid && index->indislive)
+		table = index->indrelid;
+	ReleaseSysCache(tuple);
+	return table;
+}
+
 /* Whatever drops it: DROP TABLE, DROP SCHEMA … CASCADE, DROP OWNED; or one of our triggers. */
 static void
 guard_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *argument)
@@ -215,6 +241,8 @@ guard_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, v
 		return;
 	if (class_id == RelationRelationId && is_active(object_id))
 		refuse(object_id, "drop");
+	if (class_id == RelationRelationId && is_active(table_of_unique_index(object_id)))
+		refuse(table_of_unique_index(object_id), "drop a unique index of");
 	if (class_id == TriggerRelationId)
 	{
 		Oid			relid = table_of_our_trigger(object_id);
