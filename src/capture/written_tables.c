@@ -102,16 +102,24 @@ report_copying(Oid relid)
 			 errhint("If quorum.replicate() was interrupted, call it again, or call quorum.unreplicate() for the table.")));
 }
 
-static void
-check_written(Oid relid, bool has_write_set)
+/* Insertions that ON CONFLICT made and took back, because a concurrent one came first, stay counted as inserted and deleted. */
+static bool
+is_taken_back(const PgStat_TableXactStatus *written)
 {
+	return written->tuples_inserted == written->tuples_deleted && written->tuples_updated == 0 && !written->truncdropped;
+}
+
+static void
+check_written(const PgStat_TableXactStatus *written, bool has_write_set)
+{
+	Oid			relid = written->parent->t_id;
 	const ReplicatedTable *table = replicated_table_by_relid(relid);
 
 	if (table == NULL)
 		return;
 	if (table->state != REPLICATED_TABLE_ACTIVE)
 		report_copying(relid);
-	if (!has_write_set)
+	if (!has_write_set && !is_taken_back(written))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a replicated table was changed without being captured"),
@@ -125,7 +133,7 @@ check_no_uncaptured_writes(bool has_write_set)
 	for (PgStat_SubXactStatus *level = innermost_level(); level != NULL; level = level->prev)
 		for (PgStat_TableXactStatus *written = level->first; written != NULL; written = written->next)
 			if (has_written(written))
-				check_written(written->parent->t_id, has_write_set);
+				check_written(written, has_write_set);
 }
 
 /* ---- does the local commit have to be flushed? ---- */
