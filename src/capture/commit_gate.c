@@ -9,7 +9,8 @@
  *	 1. Whatever can still fail is checked before proposing: the serializable check here, NOTIFY's queue space.
  *	 2. Interrupts are held from queueing to the end of the commit; cancel and terminate are polled for while waiting.
  *	 3. Once PROPOSED the only ways out are the grant, a rejection from the log, and giving up with 08007.
- *	 4. An error after the grant leaves the slot ABANDONED: the apply worker performs the entry.
+ *	 4. An error while the slot is held, whoever raises it, leaves it ABANDONED: the apply worker performs the entry.  Such an error says
+ *		08007, never what class it had: the client must not take it for "not committed".
  *
  * Locks: none held while waiting but those of the transaction.
  */
@@ -34,6 +35,7 @@
 #include "shared/conninfo.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
+#include "shared/replicated_tables.h"
 #include "shared/shmem.h"
 
 extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers that the server package does not bring */
@@ -53,6 +55,7 @@ typedef struct GateState
 	bool		override_sync;
 	int			saved_synchronous_commit;
 	TimestampTz queued_at;
+	ErrorContextCallback error_context;	/* on the stack while the slot is held */
 } GateState;
 
 static GateState gate = {.slot = NO_SLOT};
@@ -111,18 +114,44 @@ gate_check_may_write(void)
 
 /* ---- outcomes ---- */
 
-/* node.incarnation.sequence: names the proposal on every node for ever. */
+/*
+ * node.incarnation.sequence: names the proposal on every node for ever.  The incarnation is the one that proposed it, whatever the
+ * worker's is by now.  The node's number never changes.
+ */
 static const char *
 token_text(void)
 {
-	NodeIdentity identity;
+	ProposalOutcome outcome;
 
-	shmem_get_identity(&identity);
-	return psprintf("%u.%llu.%llu", identity.node_id, (unsigned long long) identity.incarnation,
+	proposal_poll(gate.slot, &outcome);
+	return psprintf("%u.%llu.%llu", QuorumShmem->identity.node_id, (unsigned long long) outcome.incarnation,
 					(unsigned long long) gate.sequence);
 }
 
-/* Before an error: it resets the count of held interrupts by itself. */
+static void
+put_unknown_outcome(const char *token)
+{
+	errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN);
+	errdetail("It was proposed to the quorum and may still be committed. Transaction token: %s.", token);
+	errhint("Look for its effects, or for the token in quorum.log, before retrying.");
+}
+
+/*
+ * Called for each message that is made while the slot is held.  Its level cannot be asked for; a log message with the code of an error is
+ * taken for one, which does no harm: a doubt ends with the commit.
+ */
+static void
+error_context(void *argument)
+{
+	int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+	if (gate.slot == NO_SLOT || category == ERRCODE_SUCCESSFUL_COMPLETION || category == ERRCODE_WARNING)
+		return;
+	proposal_doubt(gate.slot);
+	put_unknown_outcome(token_text());
+}
+
+/* Before an error: it resets the count of held interrupts, and whoever catches it the stack of error contexts. */
 static void
 forget_slot(void)
 {
@@ -147,10 +176,7 @@ report_unknown_outcome(int level, const char *why)
 
 	abandon();
 	ereport(level,
-			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-			 errmsg("the outcome of the transaction is not known: %s", why),
-			 errdetail("It was proposed to the quorum and may still be committed. Transaction token: %s.", token),
-			 errhint("Look for its effects, or for the token in quorum.log, before retrying.")));
+			(errmsg("the outcome of the transaction is not known: %s", why), put_unknown_outcome(token)));
 }
 
 static void
@@ -179,6 +205,7 @@ leave(void)
 	bool		held = gate.interrupts_held;
 
 	forget_slot();
+	error_context_stack = gate.error_context.previous;
 	if (held)
 		RESUME_INTERRUPTS();
 }
@@ -204,11 +231,16 @@ static void
 check_client(TimestampTz *last_check)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		connected;
 
 	if (!TimestampDifferenceExceeds(*last_check, now, CLIENT_CHECK_INTERVAL_MS))
 		return;
 	*last_check = now;
-	if (MyProcPort == NULL || pq_check_connection())
+	if (MyProcPort == NULL)
+		return;
+	connected = pq_check_connection();
+	SetLatch(MyLatch);			/* that may have swallowed a wakeup */
+	if (connected)
 		return;
 	if (proposal_withdraw(gate.slot))
 	{
@@ -324,6 +356,9 @@ enter(ProposalKind kind, const char *payload, Size length)
 	gate.granted = false;
 	gate.interrupts_held = true;
 	HOLD_INTERRUPTS();
+	gate.error_context.callback = error_context;
+	gate.error_context.previous = error_context_stack;
+	error_context_stack = &gate.error_context;
 }
 
 /* ---- the transaction's own gate ---- */
@@ -345,27 +380,6 @@ check_before_proposing(void)
 				 errmsg("could not commit: an entry of the log that this session did not see came first"),
 				 errdetail("While this transaction ran, the log held an entry that was not applied here yet."),
 				 errhint("Retry the transaction.")));
-}
-
-static void
-update_position(uint64 index)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		position_update(index);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		report_unknown_outcome(ERROR, error->message);
-	}
-	PG_END_TRY();
 }
 
 /* Durability is the quorum's journal: the local WAL need not be flushed, unless local tables depend on it. */
@@ -396,7 +410,7 @@ pre_commit(void)
 	gate.granted = true;
 	proposal_poll(gate.slot, &outcome);
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.commit_wait_us, GetCurrentTimestamp() - gate.queued_at);
-	update_position(outcome.log_index);
+	position_update(outcome.log_index);
 	relax_local_commit();
 }
 
@@ -434,6 +448,23 @@ at_abort(void)
 	capture_reset();
 }
 
+/* A prepared transaction cannot be aborted, so none may hold what the apply worker could have to wait for: locks of rows, or of tables. */
+static void
+pre_prepare(void)
+{
+	if (!capture_is_empty())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has written replicated tables"),
+				 errhint("Use COMMIT: it already is agreed on by a quorum.")));
+	if (!am_apply_worker && replicated_table_is_locked_here())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has used replicated tables"),
+				 errdetail("Its locks would stand in the way of what a quorum agrees on."),
+				 errhint("Use COMMIT, or read replicated tables in a transaction of their own.")));
+}
+
 static void
 transaction_callback(XactEvent event, void *argument)
 {
@@ -443,11 +474,7 @@ transaction_callback(XactEvent event, void *argument)
 			pre_commit();
 			break;
 		case XACT_EVENT_PRE_PREPARE:
-			if (!capture_is_empty())
-				ereport(ERROR,
-						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot PREPARE a transaction that has written replicated tables"),
-						 errhint("Use COMMIT: it already is agreed on by a quorum.")));
+			pre_prepare();
 			break;
 		case XACT_EVENT_COMMIT:
 			if (!am_apply_worker)

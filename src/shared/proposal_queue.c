@@ -142,6 +142,15 @@ list_remove_queued(int slot)
 		proposal_queue->queue_tail = item->previous;
 }
 
+/* It is an orphan now, or none at all. */
+static void
+end_doubt(ProposalSlot *item)
+{
+	if (item->is_doubtful)
+		proposal_queue->orphans_outstanding--;
+	item->is_doubtful = false;
+}
+
 dsa_pointer
 proposal_free_slot(int slot)
 {
@@ -150,6 +159,7 @@ proposal_free_slot(int slot)
 
 	if (item->state == PROPOSAL_CHOSEN && item->kind != PROPOSAL_WRITE_SET)
 		proposal_queue->detached_waiting--;
+	end_doubt(item);
 	memset(item, 0, sizeof(ProposalSlot));
 	waiting_index[slot] = 0;
 	item->next = proposal_queue->free_head;
@@ -251,6 +261,7 @@ proposal_poll(int slot, ProposalOutcome *outcome)
 	outcome->state = item->state;
 	outcome->log_index = item->log_index;
 	outcome->conflict_index = item->conflict_index;
+	outcome->incarnation = item->incarnation;
 	outcome->lost = item->lost;
 	outcome->my_turn = item->state == PROPOSAL_CHOSEN && waiting_index[slot] != 0 &&
 		waiting_index[slot] == proposal_queue->applied_index + 1;
@@ -310,9 +321,10 @@ proposal_abandon(int slot)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload = InvalidDsaPointer;
-	bool		wake_apply = waiting_index[slot] != 0;
+	bool		wake_apply;
 
 	SpinLockAcquire(&proposal_queue->mutex);
+	wake_apply = waiting_index[slot] != 0;
 	item->pid = 0;
 	item->latch = NULL;
 	waiting_index[slot] = 0;
@@ -327,11 +339,27 @@ proposal_abandon(int slot)
 		if (item->kind == PROPOSAL_WRITE_SET)
 			proposal_queue->orphans_outstanding++;
 		proposal_queue->orphan_epoch++;
+		end_doubt(item);
 	}
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	if (wake_apply)
 		shmem_wake_apply();
+}
+
+void
+proposal_doubt(int slot)
+{
+	ProposalSlot *item = &proposal_queue->slots[slot];
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (!item->is_doubtful)
+	{
+		item->is_doubtful = true;
+		proposal_queue->orphans_outstanding++;
+		proposal_queue->orphan_epoch++;
+	}
+	SpinLockRelease(&proposal_queue->mutex);
 }
 
 void
@@ -414,6 +442,7 @@ proposal_take_queued(QueuedProposal *proposal)
 	item = &proposal_queue->slots[proposal->slot];
 	list_remove_queued(proposal->slot);
 	item->state = PROPOSAL_PROPOSED;
+	item->incarnation = QuorumShmem->identity.incarnation;	/* only this process writes that */
 	proposal->kind = item->kind;
 	proposal->sequence = item->sequence;
 	proposal->length = item->length;
@@ -453,6 +482,7 @@ proposal_put_back(int slot)
 	if (item->state == PROPOSAL_PROPOSED)
 	{
 		item->state = PROPOSAL_QUEUED;
+		item->incarnation = 0;
 		list_append_queued(slot, true);
 	}
 	else						/* abandoned meanwhile, and never proposed */

@@ -57,6 +57,7 @@ typedef struct ProposalOutcome
 	ProposalState state;		/* CHOSEN, REJECTED or REFUSED; QUEUED or PROPOSED while still open */
 	uint64		log_index;
 	uint64		conflict_index; /* REJECTED */
+	uint64		incarnation;	/* of this node when it was proposed; 0: it was not */
 	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
 	bool		lost;			/* the consensus worker that had proposed it is gone: the outcome will not be told */
 } ProposalOutcome;
@@ -69,7 +70,7 @@ extern void proposal_queue_shmem_startup(void);
 /*
  * Queues a payload (copied to shared memory) and returns the slot number.  Errors: 53400 no free slot or no memory;
  * 40001 if the transaction was doomed.
- * *sequence with the node's incarnation is the token of the proposal.
+ * *sequence, with the incarnation in which it was proposed (proposal_poll), is the token of the proposal.
  */
 extern int	proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *sequence);
 
@@ -77,6 +78,12 @@ extern void proposal_poll(int slot, ProposalOutcome *outcome);
 extern bool proposal_take_turn(int slot);		/* CHOSEN and its turn -> GRANTED */
 extern bool proposal_withdraw(int slot);		/* QUEUED -> FREE; false: it has left already */
 extern void proposal_abandon(int slot);			/* PROPOSED, CHOSEN or GRANTED -> ABANDONED; bumps the orphan epoch */
+
+/*
+ * An error was raised while the slot is held: it counts as an orphan from now on.  By the time of the abort callback, which gives it up,
+ * its transaction is no longer running for others, who could have taken its rows already.
+ */
+extern void proposal_doubt(int slot);
 extern void proposal_release(int slot);			/* REJECTED or REFUSED, or detached and CHOSEN -> FREE */
 extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE, and turn_pass */
 

@@ -18,6 +18,7 @@ typedef struct ProposalSlot
 {
 	ProposalState state;
 	ProposalKind kind;
+	uint64		incarnation;	/* of the worker that has proposed it; 0: not proposed */
 	uint64		sequence;
 	uint64		log_index;
 	uint64		conflict_index;
@@ -27,6 +28,7 @@ typedef struct ProposalSlot
 	Latch	   *latch;
 	TimestampTz queued_at;
 	bool		lost;
+	bool		is_doubtful;	/* counted in orphans_outstanding, though its backend has not given it up yet */
 	int			next;			/* in the list of queued ones (oldest first) or of free ones */
 	int			previous;
 } ProposalSlot;

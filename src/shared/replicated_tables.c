@@ -24,6 +24,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -168,6 +169,35 @@ replicated_table_by_id(uint64 table_id)
 {
 	ensure_loaded();
 	return hash_search(tables_by_id, &table_id, HASH_FIND, NULL);
+}
+
+static bool
+is_locked_here(Oid relid)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	for (LOCKMODE mode = AccessShareLock; mode <= AccessExclusiveLock; mode++)
+		if (LockHeldByMe(&tag, mode))
+			return true;
+	return false;
+}
+
+bool
+replicated_table_is_locked_here(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableOfRelation *entry;
+
+	ensure_loaded();
+	hash_seq_init(&scan, tables_by_relid);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (is_locked_here(entry->relid))
+		{
+			hash_seq_term(&scan);
+			return true;
+		}
+	return false;
 }
 
 /* ---- changes ---- */

@@ -31,6 +31,9 @@ typedef struct ReplicatedTable
 extern const ReplicatedTable *replicated_table_by_relid(Oid relid);
 extern const ReplicatedTable *replicated_table_by_id(uint64 table_id);
 
+/* Does this transaction hold a lock of any mode on a replicated table, or on one that is being copied? */
+extern bool replicated_table_is_locked_here(void);
+
 /*
  * The changes, as the bootstrap superuser, within the caller's transaction; every process notices at its commit.
  * note_copying: the table exists here and its rows are being copied.
