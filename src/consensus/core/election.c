@@ -20,7 +20,7 @@
  *	 1. A ballot (round, own node id) is told to others only after the own PROMISE record of it is durable; a restarted node
  *		finds that record, and picks a higher round.  So no ballot is used by two lives of a node.
  *	 2. A leader has complete promises of a majority of the configuration in force for each slot in which it proposes.
- *	 3. A node that may not lead, or is no voter, neither asks for pre-votes nor prepares.  Its acceptor goes on.
+ *	 3. A node that may not lead, is no voter, or has not delivered up to its configuration, neither asks for pre-votes nor prepares.  Its acceptor goes on.
  */
 #include "paxos_internal.h"
 
@@ -39,10 +39,14 @@ election_reset_timer(PaxosCore *core)
 	core->election_deadline_ms = core->now_ms + timeout_ms + core_random_below(core, timeout_ms << doublings);
 }
 
+/*
+ * A joiner may have been told a configuration that is in force for later slots than it has to begin with.  Its majority says nothing of
+ * the slots before, whose configurations were others; so a node campaigns only from behind its configuration on.
+ */
 static bool
 may_campaign(const PaxosCore *core)
 {
-	return core->may_lead && config_self_is_voter(core);
+	return core->may_lead && config_self_is_voter(core) && core->delivered_slot >= core->config.slot;
 }
 
 void
@@ -367,6 +371,16 @@ election_on_promise(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 }
 
 /*
+ * A leader asked for a promise under a new configuration, and a voter has delivered slots that this leader has yet to propose in.  It
+ * may not even be a member any more, so nobody would teach it; and as long as it leads, those who know more follow it and wait.
+ */
+static bool
+is_overtaken(const PaxosCore *core, const PaxosMessage *refusal)
+{
+	return is_leader(core) && refusal->flag && refusal->delivered_slot >= core->next_slot;
+}
+
+/*
  * A higher promise, of a learner too: it was a voter once, and would follow this leader never again.  The next ballot is above it.
  */
 void
@@ -376,7 +390,7 @@ election_on_refusal(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 
 	election_saw_round(core, message->promised);
 	if (peer == NULL || !ballot_equal(message->ballot, core->ballot) ||
-		paxos_ballot_compare(message->promised, core->ballot) <= 0)
+		(paxos_ballot_compare(message->promised, core->ballot) <= 0 && !is_overtaken(core, message)))
 		return;
 	if (core->phase == PHASE_PREPARE)
 	{

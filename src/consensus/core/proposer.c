@@ -222,6 +222,12 @@ proposer_delivered(PaxosCore *core)
 {
 	if (core->barrier_slot != 0 && core->delivered_slot >= core->barrier_slot)
 		core->barrier_slot = 0;
+	if (core->delivered_slot >= core->next_slot)
+	{
+		/* It had learned slots behind a gap before it was elected, and has closed the gap: they need no phase 2, but teaching. */
+		core->term_first_slot = core->next_slot = core->delivered_slot + 1;
+		core->adopted_slot = max_u64(core->adopted_slot, core->delivered_slot);
+	}
 	proposer_place(core);
 }
 
