@@ -31,6 +31,8 @@ typedef enum SimFaultKind
 	FAULT_FALSE_HINTS,
 	FAULT_RESTARTS,
 	FAULT_TAKEOVER,
+	FAULT_BAN,
+	FAULT_RUSH,
 	FAULT_KINDS
 } SimFaultKind;
 
@@ -121,10 +123,10 @@ requests_around(Sim *sim, uint32_t victim, SimTime from, SimTime to)
 	for (int i = 0; i < 6; i++)
 	{
 		SimTime		when = from + sim_below(sim, to - from + 1);
-		uint32_t	other = 1 + (uint32_t) sim_below(sim, SIM_MAX_NODES);
+		uint32_t	other = sim_pick_node(sim);
 
 		act(sim, when, SIM_DO_READ, victim, 1);
-		if (other != victim)
+		if (other != victim && other != 0)
 			act(sim, from + sim_below(sim, to - from + 1), SIM_DO_PROPOSE, other, 1 + sim_below(sim, 3));
 	}
 }
@@ -215,28 +217,51 @@ restarts(Sim *sim, uint32_t victim)
 }
 
 /*
- * A leader's frames stop arriving, and the others are told so by their links; they elect another one before the old one has any
- * reason to doubt itself, while answers to its earlier heartbeats are still on their way to it.
+ * A leader is cut off, and the links of the others tell them; they elect another one before the old one has any reason to doubt
+ * itself.  In half of the cases what the others send still trickles in, late, answers to its earlier heartbeats among it.
  */
 static void
 takeover(Sim *sim)
 {
 	uint32_t	leader = sim_guess_leader(sim);
 	SimTime		timeout = SIM_MS(sim->plan.election_timeout_ms);
+	bool		trickle = sim_chance(sim, SIM_MILLION / 2);
 
 	if (leader == 0)
 		return;
+	sim_mute(sim, leader, 3 * timeout);
+	if (!trickle)
+		sim_deafen(sim, leader, 3 * timeout);
 	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
 	{
 		if (id == leader)
 			continue;
 		sim->slow_link_until[id][leader] = sim->now + timeout;
-		if (sim_chance(sim, SIM_MILLION * 3 / 4))
-			sim_cut(sim, leader, id, 3 * timeout);
 		act(sim, sim_below(sim, timeout / 10), SIM_DO_HINT_DOWN, id, leader);
 	}
 	requests_around(sim, leader, timeout / 4, timeout + timeout / 4);
 	requests_around(sim, leader, timeout / 2, timeout);
+}
+
+/*
+ * Several configurations in quick succession with a few values between them; then about half of the nodes crash, so that what they
+ * knew as chosen is mere acceptance again, and someone is cut off.
+ */
+static void
+rush(Sim *sim, uint32_t victim)
+{
+	SimTime		timeout = SIM_MS(sim->plan.election_timeout_ms);
+	SimTime		fall = timeout / 4 + sim_below(sim, timeout);
+
+	for (SimTime i = 0; i < 8; i++)
+	{
+		act(sim, i * fall / 8, SIM_DO_CONFIGURE, victim, 0);
+		act(sim, i * fall / 8 + sim_below(sim, fall / 8), SIM_DO_PROPOSE, sim_pick_node(sim), 1 + sim_below(sim, 2));
+	}
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		if (sim_chance(sim, SIM_MILLION / 2))
+			act(sim, fall + sim_below(sim, timeout / 8), SIM_DO_CRASH, id, sim_below(sim, timeout));
+	act(sim, fall, SIM_DO_ISOLATE, victim, 2 * timeout);
 }
 
 static SimFaultKind
@@ -258,7 +283,7 @@ static void
 strike_node(Sim *sim, SimFaultKind kind, SimNode *victim)
 {
 	SimTime		duration = draw_duration(sim);
-	uint32_t	other = 1 + (uint32_t) sim_below(sim, SIM_MAX_NODES);
+	uint32_t	other = sim_pick_node(sim);
 
 	switch (kind)
 	{
@@ -285,6 +310,15 @@ strike_node(Sim *sim, SimFaultKind kind, SimNode *victim)
 			break;
 		case FAULT_SLOW_DISK:
 			victim->slow_disk_until = sim->now + duration;
+			break;
+		case FAULT_BAN:
+			victim->banned_until = sim->now + duration;
+			sim_node_wake_at(sim, victim, sim->now);
+			sim_node_wake_at(sim, victim, sim->now + duration);
+			break;
+		case FAULT_RUSH:
+			if (sim->plan.membership)
+				rush(sim, victim->id);
 			break;
 		case FAULT_RESTARTS:
 			restarts(sim, victim->id);
@@ -369,6 +403,9 @@ sim_fault_action(Sim *sim, const SimEvent *event)
 			break;
 		case SIM_DO_READ:
 			sim_read(sim, node);
+			break;
+		case SIM_DO_CONFIGURE:
+			sim_propose_config(sim);
 			break;
 		case SIM_DO_HINT_UP:
 		case SIM_DO_HINT_DOWN:

@@ -133,6 +133,23 @@ progress(const Sim *sim)
 }
 
 static void
+fail_unsettled(Sim *sim, uint32_t except)
+{
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		PaxosStatus status = {0};
+
+		if (id == except || !sim_node_is_member(sim, id) || is_settled(sim, &sim->nodes[id]))
+			continue;
+		if (sim->nodes[id].alive)
+			sim_node_status(sim, &sim->nodes[id], &status);
+		sim_fail(sim, "members_agree", "node %u: up %d, delivered %llu of %llu, %u proposals hang", id, sim->nodes[id].alive,
+				 (unsigned long long) sim->nodes[id].delivered, (unsigned long long) sim->chosen_prefix,
+				 status.outstanding_proposals);
+	}
+}
+
+static void
 await_settled(Sim *sim, uint32_t except)
 {
 	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
@@ -146,19 +163,7 @@ await_settled(Sim *sim, uint32_t except)
 			limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
 		}
 		if (sim->now >= limit)
-		{
-			for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
-				if (id != except && sim_node_is_member(sim, id) && !is_settled(sim, &sim->nodes[id]))
-				{
-					PaxosStatus status = {0};
-
-					if (sim->nodes[id].alive)
-						sim_node_status(sim, &sim->nodes[id], &status);
-					sim_fail(sim, "members_agree", "node %u: up %d, delivered %llu of %llu, %u proposals hang", id,
-							 sim->nodes[id].alive, (unsigned long long) sim->nodes[id].delivered,
-							 (unsigned long long) sim->chosen_prefix, status.outstanding_proposals);
-				}
-		}
+			fail_unsettled(sim, except);
 		sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
 	}
 }

@@ -245,6 +245,19 @@ take_input(Sim *sim, SimNode *node, SimInput input)
 	return step(sim, node, &event, NULL);
 }
 
+/* A node that can't apply must not lead (P9); its host says so between two steps. */
+static void
+tell_may_lead(Sim *sim, SimNode *node)
+{
+	bool		may_lead = !sim->faulty || sim->now >= node->banned_until;
+
+	if (may_lead == node->may_lead)
+		return;
+	node->may_lead = may_lead;
+	sim_trace(sim, "may_lead", node->id, may_lead, 0, 0);
+	paxos_set_may_lead(node->core, may_lead);
+}
+
 void
 sim_node_wake(Sim *sim, SimNode *node)
 {
@@ -258,6 +271,7 @@ sim_node_wake(Sim *sim, SimNode *node)
 		sim_node_wake_at(sim, node, node->paused_until);
 		return;
 	}
+	tell_may_lead(sim, node);
 	for (taken = 0; taken < sim->plan.inputs_per_loop && node->input_count > 0; taken++)
 	{
 		SimInput	input = node->inputs[node->input_head];
@@ -331,6 +345,7 @@ sim_node_start(Sim *sim, SimNode *node)
 	node->alive = true;
 	node->life++;
 	node->clock_offset_ms = 1 + sim_below(sim, 1000000);
+	node->may_lead = true;
 	node->next_sequence = 1;
 	node->read_count = 0;
 	node->delivered = 0;

@@ -20,6 +20,8 @@
  *	8. chosen_claim_is_true: a status, a CHOSEN record or a frame that calls slots chosen is right.
  *	9. ready_leader_knows_all: a leader that is ready has delivered everything that was chosen in lower ballots.
  *	10. configuration_steps: neighbouring configurations differ by at most one voter.
+ *	11. banned_node_does_not_lead: a node that was told not to lead neither leads nor asks for it.
+ *	12. status_is_true: the status names what was delivered.
  *
  * Files values.c, journal.c, node.c, clients.c and liveness.c check and name others.
  */
@@ -429,6 +431,8 @@ sim_observe_status(Sim *sim, SimNode *node)
 			  status.delivered_slot, node->delivered);
 	sim_check(sim, status.chosen_slot <= sim->chosen_prefix, "chosen_claim_is_true", "a status calls slots chosen that are not",
 			  status.chosen_slot, sim->chosen_prefix);
+	sim_check(sim, node->may_lead || (status.role != PAXOS_LEADER && status.role != PAXOS_CANDIDATE), "banned_node_does_not_lead",
+			  "node and role", node->id, status.role);
 	if (status.role == PAXOS_LEADER && status.leader_is_ready)
 		for (PaxosSlot slot = status.delivered_slot + 1; slot <= sim->chosen_prefix; slot++)
 			sim_check(sim, paxos_ballot_compare(sim_slot(sim, slot)->chosen_ballot, status.ballot) >= 0, "ready_leader_knows_all",

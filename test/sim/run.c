@@ -152,7 +152,7 @@ draw_plan(Sim *sim, uint64_t max_steps)
 	plan->burst_max = DRAW(1, 8, 8, 40);
 	if (plan->window_slots == 256 && sim_chance(sim, SIM_MILLION / 5))
 		plan->burst_max = 400;
-	plan->payload_max = DRAW(16, 300, 3000);
+	plan->payload_max = DRAW(16, 300, 300, 3000, 3000, 40000);
 	plan->read_share = DRAW(0, SIM_MILLION / 4, SIM_MILLION / 2);
 	plan->leader_share = DRAW(0, SIM_MILLION / 2, SIM_MILLION * 9 / 10);
 	sim_fault_plan(sim);

@@ -110,6 +110,7 @@ typedef enum SimActionKind
 	SIM_DO_DEAFEN,
 	SIM_DO_PROPOSE,
 	SIM_DO_READ,
+	SIM_DO_CONFIGURE,
 	SIM_DO_HINT_UP,
 	SIM_DO_HINT_DOWN,
 	SIM_DO_JOIN
@@ -213,7 +214,8 @@ typedef struct SimNode
 	SimTime		deadline;
 	SimTime		paused_until;
 	SimTime		slow_disk_until;
-	bool		in_step;		/* effects are being carried out */
+	SimTime		banned_until;	/* it may not lead */
+	bool		may_lead;		/* as the core was told */
 
 	SimJournal	journal;
 	SimInput   *inputs;			/* ring of SIM_MAX_INPUTS */
