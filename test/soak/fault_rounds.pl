@@ -1,5 +1,5 @@
-# The same as kill_rounds.pl with every other fault among them: nodes that stand still or are stopped at once, links cut in one direction or
-# both.  ROUNDS=n (200), SEED=n for the same faults again.  Run by `make soak`.
+# The same as kill_rounds.pl with every other fault among them: two nodes or all of them killed, sessions cancelled, nodes that stand still, links
+# cut in one direction or both.  ROUNDS=n (200), SEED=n for the same faults again.  Run by `make soak`.
 use strict;
 use warnings;
 use FindBin;
@@ -13,6 +13,8 @@ my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
 FaultRounds::soak(
 	QuorumCluster->new(nodes => 3, namespaces => $namespaces),
 	FaultRounds::kills(),
+	FaultRounds::disasters(),
+	FaultRounds::storms(),
 	FaultRounds::standstills(),
 	$namespaces ? FaultRounds::cuts() : ());
 

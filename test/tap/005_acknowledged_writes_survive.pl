@@ -12,7 +12,7 @@ use Test::More;
 
 my $cluster = QuorumCluster->new(nodes => 3);
 my $load = FaultLoad->new($cluster, clients => 4);
-my $rounds = FaultRounds->new($cluster, $load, kinds => [ FaultRounds::kills() ]);
+my $rounds = FaultRounds->new($cluster, $load, kinds => [ FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms() ]);
 
 $load->start;
 $load->wait_for_writes(50);

@@ -77,4 +77,15 @@ foreach my $role ('follower', 'leader')
 $load->stop;
 $load->check;
 
+# ---- a_smart_shutdown_does_not_wait_for_the_links
+foreach my $role ('follower', 'leader')
+{
+	my $leader = $cluster->wait_for_leader;
+	my ($node) = $role eq 'leader' ? $leader : grep { $_ != $leader } $cluster->nodes;
+	my $since = time();
+	ok($node->stop('smart', fail_ok => 1), sprintf('smart shutdown of a %s ends, after %.1f s', $role, time() - $since));
+	$node->start unless $node->is_running;
+}
+$cluster->assert_same_digest('load_row', 'all nodes are the same after that');
+
 done_testing();

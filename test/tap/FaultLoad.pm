@@ -284,7 +284,7 @@ sub _unexpected_sqlstates
 {
 	my ($self) = @_;
 	my %allowed = map { $_ => 1 }
-	  ('lost', '08007', '25006', '40001', '40P01', '53400', '57P01', '57P02', '57P03', @{ $self->{allow_sqlstates} });
+	  ('lost', '08007', '25006', '40001', '40P01', '53400', '57014', '57P01', '57P02', '57P03', @{ $self->{allow_sqlstates} });
 	return join(', ', grep { !$allowed{$_} } sort keys %{ $self->{sqlstates} || {} });
 }
 

@@ -39,6 +39,20 @@ my %break = (
 		kill('KILL', $pid);
 	},
 	'immediate stop' => sub { my ($self, $node) = @_; $node->stop('immediate'); },
+	'kill -9 of every node' => sub {
+		my ($self) = @_;
+		$_->kill9(all => 1) foreach $self->{cluster}->nodes;
+		$_->start foreach $self->{cluster}->nodes;
+	},
+	'kill -9 of this and another one' => sub {
+		my ($self, $node) = @_;
+		my @others = grep { $_ != $node } $self->{cluster}->nodes;
+		my @victims = ($node, $others[ $self->lot(scalar @others) ]);
+		$_->kill9(all => 1) foreach @victims;
+		$_->start foreach @victims;
+	},
+	'a storm of cancels' => sub { my ($self, $node) = @_; storm($node, 'pg_cancel_backend'); },
+	'a storm of terminates' => sub { my ($self, $node) = @_; storm($node, 'pg_terminate_backend'); },
 	'standstill' => sub { my ($self, $node) = @_; $self->{asleep_since} = time(); $node->sigstop; },
 	'cut both ways' => sub { my ($self, $node) = @_; $self->{cluster}->isolate($node); },
 	'cut: sends, does not hear' => sub {
@@ -56,11 +70,29 @@ my %break = (
 	},);
 
 sub kills { return ('kill -9 of all processes', 'kill -9 of the postmaster', 'kill -9 of one process'); }
+sub disasters { return ('kill -9 of every node', 'kill -9 of this and another one'); }
+sub storms { return ('a storm of cancels', 'a storm of terminates'); }
 sub standstills { return ('standstill', 'immediate stop'); }
 
 sub cuts
 {
 	return ('cut both ways', 'cut: sends, does not hear', 'cut: hears, does not send', 'cut from one other');
+}
+
+# Every session of the clients, again and again, in whatever state it is just then.
+sub storm
+{
+	my ($node, $function) = @_;
+	$node->query(qq{
+		DO \$\$
+		BEGIN
+			FOR i IN 1 .. 100 LOOP
+				PERFORM $function(pid) FROM pg_stat_activity WHERE application_name = 'load' AND query NOT LIKE '%quorum.status%';
+				PERFORM pg_stat_clear_snapshot();
+				PERFORM pg_sleep(0.001 * (i % 7));
+			END LOOP;
+		END \$\$}, timeout => 60);
+	return;
 }
 
 # FaultRounds->new($cluster, $load, kinds => [...], seed => n)
@@ -100,6 +132,7 @@ sub _one_round
 	my @others = grep { $_ != $leader } $cluster->nodes;
 	my $victim = $self->lot(2) ? $leader : $others[ $self->lot(scalar @others) ];
 	my $kind = $self->{kinds}[ $self->lot(scalar @{ $self->{kinds} }) ];
+	$victim = $leader if $kind =~ /storm/;    # the clients are there
 	my $role = $victim == $leader ? 'leader' : 'follower';
 
 	$self->{detail} = '';

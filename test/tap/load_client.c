@@ -229,8 +229,9 @@ outcome_of_commit(const Answer *answer)
 		return "unknown";
 	if (strcmp(sqlstate, "40003") == 0)
 		return "unexpected";	/* class 40 must mean: not committed */
-	if (strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "25006") == 0 || strcmp(sqlstate, "53400") == 0)
-		return "refused";
+	if (strncmp(sqlstate, "40", 2) == 0 || strcmp(sqlstate, "25006") == 0 || strcmp(sqlstate, "53400") == 0 ||
+		strcmp(sqlstate, "57014") == 0)
+		return "refused";		/* 57014: cancelled before it was proposed; afterwards it would be 08007 */
 	return "unexpected";
 }
 
