@@ -102,7 +102,7 @@ sub make_instance
 {
 	my ($name, $lines) = @_;
 	my $instance = new_instance($name);
-	run_or_die("initdb --auth=trust --username=postgres -D $instance->{data}");
+	run_or_die("initdb --auth=trust --username=postgres --encoding=UTF8 --locale=C -D $instance->{data}");
 	configure($instance, $lines);
 	start($instance);
 	return $instance;

@@ -338,7 +338,8 @@ sub add_instance
 	$node->{peer_address} = '127.0.0.1';
 	$self->_make_namespace($node) if $self->{namespaces};
 
-	$node->init;
+	# Whatever locale the machine has, or has not.
+	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
 	$node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = 'pg_quorum'
 quorum.database = 'postgres'
@@ -646,5 +647,8 @@ END
 }
 
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
+
+# What a test died of belongs into its output; PostgreSQL::Test::Utils has sent stderr to the log.
+$SIG{__DIE__} = sub { diag(substr($_[0], 0, 2000)) unless $^S; };
 
 1;
