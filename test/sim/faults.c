@@ -217,27 +217,36 @@ restarts(Sim *sim, uint32_t victim)
 }
 
 /*
- * A leader is cut off, and the links of the others tell them; they elect another one before the old one has any reason to doubt
- * itself.  In half of the cases what the others send still trickles in, late, answers to its earlier heartbeats among it.
+ * The links of the others tell them that the leader is gone; they elect another one before the old one has any reason to doubt
+ * itself.  It is cut off, or what the others send trickles in late, answers to its earlier heartbeats among it, or it sleeps just short
+ * of an election timeout and finds its clients' reads when it wakes up.
  */
 static void
 takeover(Sim *sim)
 {
 	uint32_t	leader = sim_guess_leader(sim);
 	SimTime		timeout = SIM_MS(sim->plan.election_timeout_ms);
-	bool		trickle = sim_chance(sim, SIM_MILLION / 2);
+	uint64_t	how = sim_below(sim, 3);
 
 	if (leader == 0)
 		return;
 	sim_mute(sim, leader, 3 * timeout);
-	if (!trickle)
+	if (how == 0)
 		sim_deafen(sim, leader, 3 * timeout);
+	if (how == 1)
+	{
+		sim_node_pause(sim, &sim->nodes[leader], timeout * 9 / 10);
+		act(sim, timeout / 20, SIM_DO_DEAFEN, leader, timeout);
+		act(sim, timeout * 8 / 10, SIM_DO_READ, leader, 0);
+		act(sim, timeout * 9 / 10 - 1, SIM_DO_READ, leader, 0);
+	}
 	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
 	{
 		if (id == leader)
 			continue;
-		sim->slow_link_until[id][leader] = sim->now + timeout;
-		act(sim, sim_below(sim, timeout / 10), SIM_DO_HINT_DOWN, id, leader);
+		if (how == 2)
+			sim->slow_link_until[id][leader] = sim->now + timeout;
+		act(sim, sim_below(sim, timeout / 20), SIM_DO_HINT_DOWN, id, leader);
 	}
 	requests_around(sim, leader, timeout / 4, timeout + timeout / 4);
 	requests_around(sim, leader, timeout / 2, timeout);

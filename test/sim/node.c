@@ -14,6 +14,8 @@
  */
 #include "sim.h"
 
+#define FAR_SEQUENCE 4070		/* soon wraps round in tables of 4096, as if this start had proposed for a while */
+
 uint64_t
 sim_node_clock(const Sim *sim, const SimNode *node)
 {
@@ -346,7 +348,7 @@ sim_node_start(Sim *sim, SimNode *node)
 	node->life++;
 	node->clock_offset_ms = 1 + sim_below(sim, 1000000);
 	node->may_lead = true;
-	node->next_sequence = 1;
+	node->next_sequence = sim_chance(sim, SIM_MILLION / 4) ? FAR_SEQUENCE : 1;
 	node->read_count = 0;
 	node->delivered = 0;
 	node->paused_until = 0;
