@@ -303,9 +303,8 @@ sub run_all
 					my $result = run_once($system, $workload, $count);
 					push @{ $results{$workload}{$count}{$system}{tps} }, $result->{tps};
 					$results{$workload}{$count}{$system}{failed} += $result->{failed};
-					my $sum = $results{$workload}{cpu}{$system} ||= { transactions => 0, kinds => {}, seconds => 0, lag => 0 };
+					my $sum = $results{$workload}{$count}{$system}{cpu} ||= { transactions => 0, kinds => {}, lag => 0 };
 					$sum->{transactions} += $result->{transactions};
-					$sum->{seconds} += $seconds;
 					$sum->{lag} = $result->{lag} if $result->{lag} > $sum->{lag};
 					$sum->{kinds}{$_} += $result->{cpu}{$_} foreach keys %{ $result->{cpu} };
 				}
@@ -330,6 +329,7 @@ sub run_once
 	my $ended = time();
 	wait_caught_up($system);
 	my $lag = time() - $ended;
+	wait_until('the client backends to end', sub { !client_backends($system) });
 	my $after = cpu_by_kind($system);
 	my ($tps) = $output =~ /tps = ([\d.]+)/ or die "bench: pgbench said: $output";
 	my ($transactions) = $output =~ /transactions actually processed: (\d+)/;
@@ -351,6 +351,22 @@ sub kind_of
 	return $what =~ /^\S+ \S+ (?:\[local\]|\d)/ ? 'client backends' : 'other';
 }
 
+# How many there are: what they used is in their postmaster's account only when they have ended.
+sub client_backends
+{
+	my ($system) = @_;
+	my @children = map { children_of($instances{$_}{pid}) } @{ $members{$system} };
+	return scalar(grep { kind_of(title($_)) eq 'client backends' } @children);
+}
+
+sub title
+{
+	my ($pid) = @_;
+	my $title = slurp("/proc/$pid/cmdline");
+	$title =~ s/\0.*//s;
+	return $title;
+}
+
 # CPU seconds so far of each kind of process, over all instances of a system.
 sub cpu_by_kind
 {
@@ -369,9 +385,7 @@ sub cpu_by_kind
 		}
 		elsif ($postmasters{$parent})
 		{
-			my $title = slurp("/proc/$pid/cmdline");
-			$title =~ s/\0.*//s;
-			$sum{ kind_of($title) } += ($user + $kernel) / $ticks;
+			$sum{ kind_of(title($pid)) } += ($user + $kernel) / $ticks;
 		}
 	}
 	return \%sum;
@@ -414,28 +428,32 @@ sub ratio
 	return sprintf '%.2f', $one / $other;
 }
 
+# One line per workload, number of clients and system: what a transaction cost in all processes together, and the kinds that
+# had a part in it, the greatest first.
 sub print_cpu
 {
 	my ($results) = @_;
-	print "CPU by kind of process, all instances of a system: seconds, and microseconds per transaction\n";
+	print "CPU microseconds per transaction, all instances of a system together, by kind of process;\n",
+	  "catch-up: the longest that followers needed after the end of a run\n\n";
 	foreach my $workload (@workloads)
 	{
-		foreach my $system (@systems)
+		foreach my $count (@clients)
 		{
-			my $sum = $results->{$workload}{cpu}{$system};
-			printf "\n%s, %s: %d transactions in %d s; slowest catch-up after a run %.2f s\n", $workload, $system, $sum->{transactions},
-			  $sum->{seconds}, $sum->{lag};
-			my $total = 0;
-			foreach my $kind (sort { $sum->{kinds}{$b} <=> $sum->{kinds}{$a} } keys %{ $sum->{kinds} })
+			foreach my $system (@systems)
 			{
-				my $used = $sum->{kinds}{$kind};
-				$total += $used;
-				printf "  %-20s %8.2f s %8.1f us\n", $kind, $used, 1e6 * $used / ($sum->{transactions} || 1) if $used >= 0.01;
+				my $cpu = $results->{$workload}{$count}{$system}{cpu};
+				my $kinds = $cpu->{kinds};
+				my $scale = 1e6 / ($cpu->{transactions} || 1);
+				my $total = 0;
+				$total += $_ foreach values %$kinds;
+				my @parts = map { sprintf '%s %.0f', $_, $kinds->{$_} * $scale }
+				  grep { $kinds->{$_} >= 0.01 * $total } sort { $kinds->{$b} <=> $kinds->{$a} } keys %$kinds;
+				printf "%-7s %2d %-6s %5.0f us, catch-up %.2f s: %s\n", $workload, $count, $system, $total * $scale, $cpu->{lag},
+				  join(', ', @parts);
 			}
-			printf "  %-20s %8.2f s %8.1f us\n", 'all', $total, 1e6 * $total / ($sum->{transactions} || 1);
 		}
+		print "\n";
 	}
-	print "\n";
 	return;
 }
 
