@@ -42,6 +42,7 @@ extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers tha
 
 #define CLIENT_CHECK_INTERVAL_MS 1000
 #define NOTIFY_QUEUE_LIMIT 0.95
+#define NOTIFY_CHECK_INTERVAL_MS 1000
 #define MAX_YIELDS 20
 
 #define NO_SLOT (-1)
@@ -363,16 +364,32 @@ enter(ProposalKind kind, const char *payload, Size length)
 
 /* ---- the transaction's own gate ---- */
 
-/* All that may fail later in CommitTransaction and can be tried now. */
+/*
+ * Whether this transaction notifies cannot be asked for, and looking at the queue takes an exclusive lock, so it is looked at once in a second.
+ * The queue does not fill up in that time; if it did, the error after the grant would be an honest 08007.
+ */
 static void
-check_before_proposing(void)
+check_notify_queue(void)
 {
-	PreCommit_CheckForSerializationFailure();
+	static TimestampTz last_check = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(last_check, now, NOTIFY_CHECK_INTERVAL_MS))
+		return;
 	if (DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0)) > NOTIFY_QUEUE_LIMIT)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("too many notifications in the NOTIFY queue to commit a replicated transaction safely"),
 				 errhint("See pg_notification_queue_usage().")));
+	last_check = now;
+}
+
+/* All that may fail later in CommitTransaction and can be tried now. */
+static void
+check_before_proposing(void)
+{
+	PreCommit_CheckForSerializationFailure();
+	check_notify_queue();
 	gate_check_may_write();
 	if (!orphan_epoch_is_current(capture_orphan_epoch()))
 		ereport(ERROR,
