@@ -153,7 +153,28 @@ draw_learner(Sim *sim, const PaxosConfig *config)
 	return config->member_count;
 }
 
-/* Adds a learner, promotes one, or lets a member go or become a learner.  It is not asked whether a learner has caught up. */
+/*
+ * A host makes a voter only of a learner that has caught up, and asks for the next change when most voters have written down
+ * that the last one is chosen; a reckless one does not look.
+ */
+static bool
+change_is_due(Sim *sim)
+{
+	uint32_t	aware = 0;
+
+	for (uint32_t i = 0; i < sim->config.member_count; i++)
+		aware += sim->config.members[i].is_voter &&
+			sim->nodes[sim->config.members[i].node_id].durable_chosen >= sim->config.slot;
+	return sim->plan.reckless || aware > count_voters(&sim->config) / 2;
+}
+
+static bool
+may_promote(Sim *sim, uint32_t id)
+{
+	return sim->plan.reckless || sim->nodes[id].durable_chosen >= sim->config.slot;
+}
+
+/* Adds a learner, promotes one, or lets a member go or become a learner. */
 static bool
 draw_change(Sim *sim, PaxosConfig *config)
 {
@@ -163,7 +184,7 @@ draw_change(Sim *sim, PaxosConfig *config)
 	if (config->member_count == 0)
 		return false;
 	index = draw_learner(sim, config);
-	if (kind <= 1 && index < config->member_count)
+	if (kind <= 1 && index < config->member_count && may_promote(sim, config->members[index].node_id))
 		config->members[index].is_voter = true;
 	else if (kind <= 2 && sim->next_node_id <= SIM_MAX_NODES)
 		config->members[config->member_count++] = (PaxosMember) {.node_id = sim->next_node_id++, .is_voter = false};
@@ -189,7 +210,7 @@ sim_propose_config(Sim *sim)
 	PaxosStatus status;
 	SimInput	input = {.kind = SIM_INPUT_PROPOSAL, .value_kind = PAXOS_VALUE_CONFIG};
 
-	if (id == 0)
+	if (id == 0 || !change_is_due(sim))
 		return;
 	sim_node_status(sim, &sim->nodes[id], &status);
 	if (!draw_change(sim, &status.config))

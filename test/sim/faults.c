@@ -381,6 +381,15 @@ sim_fault_next(Sim *sim)
 	}
 }
 
+/* A joiner is told the configuration that first named it, or the one in force by now, in which it may be a voter already. */
+static void
+join(Sim *sim, uint32_t id, PaxosSlot slot)
+{
+	if (sim_node_is_member(sim, id) && sim_chance(sim, SIM_MILLION / 2))
+		slot = sim->config.slot;
+	sim_node_create(sim, id, slot, sim_slot(sim, slot)->chosen_value);
+}
+
 /* A later step of a plot; what harms is left out once the network is healed. */
 void
 sim_fault_action(Sim *sim, const SimEvent *event)
@@ -389,7 +398,7 @@ sim_fault_action(Sim *sim, const SimEvent *event)
 
 	if (event->action == SIM_DO_JOIN)
 	{
-		sim_node_create(sim, node->id, event->argument, sim_slot(sim, event->argument)->chosen_value);
+		join(sim, node->id, event->argument);
 		return;
 	}
 	if (!node->alive || (!sim->faulty && event->action != SIM_DO_HINT_UP))

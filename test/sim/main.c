@@ -93,6 +93,7 @@ run_share(const Options *options, uint64_t first)
 	uint64_t	reads = 0;
 	uint64_t	crashes = 0;
 	uint64_t	configs = 0;
+	uint64_t	stuck = 0;
 	uint64_t	done = 0;
 
 	for (uint64_t i = first; i < options->runs; i += options->jobs)
@@ -115,15 +116,16 @@ run_share(const Options *options, uint64_t first)
 		reads += sim.reads_answered;
 		crashes += sim.crashes;
 		configs += sim.configs_chosen;
+		stuck += sim.stuck;
 	}
 	if (options->hash)
 		printf("%016llx\n", (unsigned long long) hash);
 	else
 		printf("passed: %llu schedules from seed %llu in %.1f s; %llu events, %llu proposals acknowledged, %llu reads, "
-			   "%llu crashes, %llu configurations\n", (unsigned long long) done,
+			   "%llu crashes, %llu configurations, %llu stuck by recklessness\n", (unsigned long long) done,
 			   (unsigned long long) (options->seed + first), wall_clock() - begin, (unsigned long long) steps,
 			   (unsigned long long) acknowledged, (unsigned long long) reads, (unsigned long long) crashes,
-			   (unsigned long long) configs);
+			   (unsigned long long) configs, (unsigned long long) stuck);
 	return 0;
 }
 

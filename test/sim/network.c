@@ -60,13 +60,13 @@ is_lost(Sim *sim, uint32_t from, uint32_t to)
 }
 
 void
-sim_network_send(Sim *sim, uint32_t from, uint32_t to, const uint8_t *bytes, size_t length)
+sim_network_send(Sim *sim, uint32_t from, uint32_t to, const uint8_t *bytes, size_t length, bool teaches)
 {
 	SimFrame   *frame;
 
 	if (to == 0 || to > SIM_MAX_NODES || to == from)
 		sim_fail(sim, "frame_has_an_address", "node %u sends to %u", from, to);
-	if (is_lost(sim, from, to))
+	if (is_lost(sim, from, to) || (teaches && sim->faulty && sim_chance(sim, sim->plan.starve_chance)))
 		return;
 	frame = malloc(sizeof(SimFrame) + length);
 	*frame = (SimFrame) {.references = 1, .from = from, .to = to, .sent_at = sim->now, .length = length};

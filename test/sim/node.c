@@ -81,7 +81,7 @@ send_message(Sim *sim, SimNode *node, const PaxosOutMessage *out)
 
 	sim_check(sim, written == size && size <= PAXOS_MAX_FRAME_BYTES, "encoded_size_is_true",
 			  "size and bytes written", size, written);
-	sim_network_send(sim, node->id, out->to, frame, written);
+	sim_network_send(sim, node->id, out->to, frame, written, sim_message_teaches(out->message));
 	free(frame);
 }
 
@@ -112,7 +112,7 @@ catch_up(Sim *sim, SimNode *node, const PaxosCatchUp *wanted)
 	for (size_t i = 0; i < count; i++)
 		paxos_value_release(&sim->allocator, values[i]);
 	sim_trace(sim, "catch_up", node->id, wanted->to, wanted->first_slot, taken);
-	sim_network_send(sim, node->id, wanted->to, frame, length);
+	sim_network_send(sim, node->id, wanted->to, frame, length, true);
 }
 
 static void

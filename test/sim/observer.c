@@ -254,6 +254,8 @@ sim_observe_durable(Sim *sim, SimNode *node, const SimRecord *record)
 {
 	if (record->type == PAXOS_RECORD_PROMISE)
 		raise_promise(&node->durable_promise, record->ballot);
+	if (record->type == PAXOS_RECORD_CHOSEN)
+		node->durable_chosen = record->slot;
 	if (record->type != PAXOS_RECORD_ACCEPTED)
 		return;
 	if (is_chosen_value(sim, record->slot, record->value))

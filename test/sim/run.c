@@ -108,6 +108,7 @@ draw_network(Sim *sim)
 	plan->in_order = sim_chance(sim, SIM_MILLION / 3);
 	plan->link_hints = sim_chance(sim, SIM_MILLION / 2);
 	plan->loss_chance = DRAW(0, 0, 2000, 20000, 100000, 200000);
+	plan->starve_chance = DRAW(0, 0, 0, SIM_MILLION / 2, SIM_MILLION * 9 / 10);
 	plan->double_chance = DRAW(0, 0, 5000, 100000);
 	plan->straggler_chance = DRAW(0, 0, 1000, 20000);
 	plan->garble_chance = DRAW(0, 0, 0, 5000);
@@ -143,6 +144,7 @@ draw_plan(Sim *sim, uint64_t max_steps)
 	draw_host(sim);
 	draw_network(sim);
 	plan->membership = sim_chance(sim, SIM_MILLION / 3);
+	plan->reckless = plan->membership && sim_chance(sim, SIM_MILLION / 2);
 	plan->membership_share = DRAW(SIM_MILLION / 12, SIM_MILLION / 3);
 	plan->founder_count = plan->membership ? DRAW(1, 2, 3, 4) : DRAW(3, 3, 5);
 	plan->fault_phase = SIM_MS(plan->election_timeout_ms) * DRAW(8, 12, 20);
@@ -290,7 +292,7 @@ sim_run(Sim *sim, uint64_t seed, uint64_t max_steps, bool trace)
 	sim_advance(sim, sim->plan.fault_phase);
 	sim_heal(sim);
 	sim_check_liveness(sim);
-	if (sim_chance(sim, SIM_MILLION / 3))
+	if (!sim->stuck && sim_chance(sim, SIM_MILLION / 3))
 		sim_check_calm(sim);
 	close_run(sim);
 	return true;

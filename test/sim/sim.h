@@ -53,6 +53,7 @@ typedef struct SimPlan
 {
 	uint32_t	founder_count;	/* voters of the first configuration */
 	bool		membership;		/* configurations change while it runs */
+	bool		reckless;		/* voters are made of nodes that have not caught up, one change right after the other */
 	uint32_t	membership_share;	/* of the clients' requests, then */
 	SimTime		fault_phase;	/* how long things go wrong */
 	uint64_t	max_steps;		/* and at most this many events of it */
@@ -69,6 +70,7 @@ typedef struct SimPlan
 	bool		in_order;		/* links keep the order of frames, as TCP does */
 	bool		link_hints;
 	uint32_t	loss_chance;
+	uint32_t	starve_chance;	/* of losing a frame that teaches chosen values, so that some stay far behind */
 	uint32_t	double_chance;
 	uint32_t	straggler_chance;	/* a frame that arrives seconds later */
 	uint32_t	garble_chance;
@@ -230,6 +232,7 @@ typedef struct SimNode
 	uint64_t	acknowledged;	/* of this incarnation */
 
 	/* the observer's */
+	PaxosSlot	durable_chosen; /* a durable record says that everything up to here is chosen */
 	PaxosBallot durable_promise;
 	PaxosBallot appended_promise;	/* in the journal, durable or not */
 } SimNode;
@@ -310,6 +313,7 @@ typedef struct Sim
 	uint64_t	reads_answered;
 	uint64_t	crashes;
 	uint64_t	configs_chosen;
+	bool		stuck;			/* ended without a leader, as a reckless run may */
 
 	jmp_buf		failed;
 	const char *invariant;
@@ -334,7 +338,7 @@ extern void sim_schedule(Sim *sim, SimEvent event);
 extern bool sim_next_event(Sim *sim, SimTime until, SimEvent *event);
 
 /* network.c */
-extern void sim_network_send(Sim *sim, uint32_t from, uint32_t to, const uint8_t *bytes, size_t length);
+extern void sim_network_send(Sim *sim, uint32_t from, uint32_t to, const uint8_t *bytes, size_t length, bool teaches);
 extern void sim_frame_release(SimFrame *frame);
 extern void sim_cut(Sim *sim, uint32_t from, uint32_t to, SimTime duration);
 extern void sim_cut_both(Sim *sim, uint32_t a, uint32_t b, SimTime duration);
@@ -407,6 +411,7 @@ extern void sim_observe_chosen_hint(Sim *sim, SimNode *from, PaxosSlot slot);
 extern SimSlot *sim_slot(Sim *sim, PaxosSlot slot);
 
 /* wire.c */
+extern bool sim_message_teaches(const PaxosMessage *message);
 extern void sim_observe_message(Sim *sim, SimNode *from, const PaxosOutMessage *out);
 
 /* liveness.c */

@@ -112,6 +112,12 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 	}
 }
 
+bool
+sim_message_teaches(const PaxosMessage *message)
+{
+	return message->type == PAXOS_MESSAGE_LEARN;
+}
+
 void
 sim_observe_message(Sim *sim, SimNode *from, const PaxosOutMessage *out)
 {
