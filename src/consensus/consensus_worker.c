@@ -200,6 +200,7 @@ on_link(void *context, uint32 node_id, bool up)
 static bool
 offer(const QueuedProposal *proposal)
 {
+	static const CertifierVerdict impossible = {0};
 	bool		taken;
 
 	if (proposal->kind == PROPOSAL_ADD_MEMBER)
@@ -207,7 +208,7 @@ offer(const QueuedProposal *proposal)
 		if (!members_propose_new(proposal->payload, proposal->length, proposal->sequence, &taken))
 		{
 			proposal_payload_done(proposal->slot);
-			proposal_learned(proposal->sequence, 0, false, 0);
+			proposal_learned(proposal->sequence, 0, false, &impossible);
 			return true;
 		}
 	}
