@@ -57,7 +57,7 @@ sim_heal(Sim *sim)
 		sim_node_wake_at(sim, node, sim->now);
 		for (uint32_t peer = 1; peer <= SIM_MAX_NODES; peer++)
 			if (peer != id && sim->nodes[peer].exists)
-				sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_LINK, .number = peer, .link_up = true});
+				sim_link_up(sim, node, peer);
 	}
 }
 
