@@ -138,7 +138,27 @@ new_leader_gets_it_at_once(void)
 	run(ROUND_TRIPS_MS + 2);
 	ok(times_effective(origin, "into the void") == 1, "a new leader is sent what the old one did not get");
 	ok(times_effective(third_node(old), "so is this") == 1, "by every node");
-	ok(status_of(origin).quorum_is_fresh && status_of(third_node(old)).quorum_is_fresh, "and says at once that it serves");
+	stop_cluster();
+}
+
+/* It has something to adopt, so it is not ready when it sends its first heartbeat. */
+static void
+ready_leader_says_so_at_once(void)
+{
+	uint32_t	old;
+	uint32_t	next;
+
+	start_cluster(3, 64);
+	old = run_until_leader();
+	cluster.cut[follower_of(old)][old] = cluster.cut[third_node(old)][old] = true;
+	propose(old, "accepted by all");
+	run(3);
+	isolate(old, true);
+	for (next = old; next == old || next == 0; next = leader())
+		run(1);
+	ok(times_effective(next, "accepted by all") == 1, "a leader that is ready has delivered what it adopted");
+	run(3);
+	ok(status_of(6 - old - next).quorum_is_fresh, "and its followers need not wait for its next heartbeat to hear that it serves");
 	stop_cluster();
 }
 
@@ -182,6 +202,7 @@ main(void)
 	lost_forward_is_repeated_under_load();
 	new_link_repeats_at_once();
 	new_leader_gets_it_at_once();
+	ready_leader_says_so_at_once();
 	minority_admits_it();
 	return tap_done();
 }
