@@ -34,7 +34,6 @@
 #include "capture/conflict_report.h"
 #include "config.h"
 #include "shared/commit_token.h"
-#include "shared/conninfo.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
@@ -84,17 +83,6 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node has stopped applying the log and takes no writes"),
 				 errhint("See last_error in quorum.status.")));
-	for (int i = 0; i < status.member_count; i++)
-	{
-		MemberState *member = &status.members[i];
-
-		if (status.has_quorum && member->node_id == status.leader_id && member->node_id != identity.node_id)
-			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("replicated tables are written on the leader only"),
-					 errdetail("This node is \"%s\"; the leader is \"%s\".", identity.node_name, member->node_name),
-					 errhint("Connect to \"%s\": %s", member->node_name, conninfo_for_display(member->conninfo))));
-	}
 	if (!status.has_quorum)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

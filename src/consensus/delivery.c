@@ -159,7 +159,7 @@ tell_backends(uint64 first_index, const LogItem *items, const CertifierVerdict *
 
 		if (item->origin != worker.journal_identity.node_id || item->incarnation != worker.incarnation)
 			continue;
-		worker.delivered_own = true;
+		worker.delivered_own = worker.apply_is_urgent = true;
 		/* a duplicate whose first occurrence told finds nobody; one that is too old to be known took no effect */
 		proposal_learned(item->sequence, first_index + i,
 						 item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_CONFIG, &verdicts[i]);

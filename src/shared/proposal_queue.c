@@ -298,6 +298,7 @@ void
 proposal_abandon(int slot)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
+	dsa_pointer payload = InvalidDsaPointer;
 	bool		wake_apply;
 
 	SpinLockAcquire(&proposal_queue->mutex);
@@ -309,8 +310,9 @@ proposal_abandon(int slot)
 		item->latch = NULL;
 	}
 	else
-		(void) proposal_free_slot(slot);	/* the payload was freed when it was proposed */
+		payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
+	free_payload(payload);
 	if (wake_apply)
 		shmem_wake_apply();
 }
@@ -435,6 +437,29 @@ proposal_put_back(int slot)
 		payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
+}
+
+/* Instead of proposal_payload_done: nothing of it was proposed.  Only for entries that are not write sets. */
+void
+proposal_refuse_taken(int slot)
+{
+	ProposalSlot *item = &proposal_queue->slots[slot];
+	dsa_pointer payload = InvalidDsaPointer;
+	Latch	   *latch = NULL;
+
+	Assert(item->kind != PROPOSAL_WRITE_SET);
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (item->state == PROPOSAL_PROPOSED)
+	{
+		item->state = PROPOSAL_REFUSED;
+		latch = item->latch;
+	}
+	else
+		payload = proposal_free_slot(slot);	/* abandoned meanwhile */
+	SpinLockRelease(&proposal_queue->mutex);
+	free_payload(payload);
+	if (latch != NULL)
+		SetLatch(latch);
 }
 
 /* Refuses the oldest queued one if it waits for longer; returns the latch to set. */

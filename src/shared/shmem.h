@@ -118,7 +118,7 @@ typedef struct QuorumShared
 	int			apply_pid;
 
 	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
-	pg_atomic_uint32 may_write;		/* 1: this node leads, is ready, its quorum is fresh: backends may queue; consensus worker writes */
+	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
 	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file */
