@@ -467,7 +467,7 @@ create_core(const IdentityFile *identity)
 	settings.election_timeout_ms = quorum_election_timeout_ms;
 	settings.window_slots = WINDOW_SLOTS;
 	settings.window_bytes = WINDOW_BYTES;
-	settings.max_outstanding_proposals = WINDOW_SLOTS;
+	settings.max_outstanding_proposals = WINDOW_SLOTS / 4;	/* the leader's own leave room for what is forwarded */
 	settings.resend_interval_ms = quorum_election_timeout_ms / 2;
 	worker.core = paxos_create(&settings, &worker.allocator);
 }
