@@ -73,6 +73,7 @@ _PG_init(void)
 
 	capture_init();
 	guard_init();
+	read_barrier_init();
 	commit_gate_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);

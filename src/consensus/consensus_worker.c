@@ -35,6 +35,7 @@
 #include "shared/chosen_log.h"
 #include "shared/identity.h"
 #include "shared/proposal_queue.h"
+#include "shared/read_round.h"
 
 #define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
 #define QUEUED_PATIENCE_MS 1000		/* a leader without a fresh quorum holds queued transactions this long, then refuses them */
@@ -125,6 +126,8 @@ carry_out(const PaxosEffects *effects)
 		worker.catch_ups[worker.catch_up_count++] = effects->catch_ups[i];
 	if (effects->chosen_count > 0)
 		delivery_chosen(effects->chosen, effects->chosen_count);
+	for (size_t i = 0; i < effects->read_count; i++)
+		read_round_finish(effects->reads[i].read_id, effects->reads[i].ok, effects->reads[i].read_index);
 	worker.next_deadline_ms = effects->next_deadline_ms;
 }
 
@@ -274,6 +277,20 @@ take_proposals(const PaxosStatus *status, bool may_write)
 	worker.batch_taken_us = now_us();
 }
 
+/* While a round is in flight the readers of the next one gather. */
+static void
+begin_read_round(void)
+{
+	uint64		number;
+	PaxosEvent	event;
+
+	if (!read_round_begin(&number))
+		return;
+	event = make_event(PAXOS_EVENT_READ);
+	event.read_id = number;
+	step(&event);
+}
+
 /* ---- the loop ---- */
 
 static void
@@ -334,7 +351,7 @@ publish(const PaxosStatus *status)
 
 /*
  * On the leader, backends wait for whatever is before them in the log.  On a follower nobody does, and a local transaction for several entries
- * costs little more than one for a single entry.
+ * costs little more than one for a single entry; unless a reader waits for one of them.
  */
 static void
 wake_apply_worker(void)
@@ -346,7 +363,7 @@ wake_apply_worker(void)
 	now_ms = worker_now_ms();
 	if (worker.apply_deadline_ms == 0)
 		worker.apply_deadline_ms = now_ms + APPLY_DELAY_MS;
-	if (!worker.leads && worker.entries_to_apply < APPLY_BATCH_ENTRIES && now_ms < worker.apply_deadline_ms)
+	if (!worker.leads && !read_round_awaits_apply() && worker.entries_to_apply < APPLY_BATCH_ENTRIES && now_ms < worker.apply_deadline_ms)
 		return;
 	worker.entries_to_apply = 0;
 	worker.apply_deadline_ms = 0;
@@ -361,7 +378,7 @@ time_to_deadline_ms(void)
 
 	if (worker.apply_deadline_ms != 0)
 		deadline_ms = Min(deadline_ms, worker.apply_deadline_ms);
-	if (worker.must_sync || deadline_ms <= now_ms)
+	if (worker.must_sync || deadline_ms <= now_ms || read_round_is_wanted())
 		return 0;
 	if (worker.gathers)
 		return worker.delivered_own ? 0 : 1;	/* what was in flight has landed: the next batch goes */
@@ -391,7 +408,9 @@ one_turn(void)
 	worker.leads = status.role == PAXOS_LEADER;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
+	read_round_note_quorum(status.has_quorum);
 	take_proposals(&status, may_write);
+	begin_read_round();
 	flush();
 	sync_journal();
 	flush();
@@ -406,6 +425,7 @@ at_exit(int code, Datum argument)
 {
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
+	read_round_note_quorum(false);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = NULL;
 	QuorumShmem->status.role = NODE_STOPPED;
@@ -547,6 +567,7 @@ start(void)
 	create_core(&identity);
 	recover(&identity);
 	proposal_queue_reset_owner();
+	read_round_reset();
 	publish_identity(&identity);
 	shmem_wake_apply();
 	check_nothing_forgotten();

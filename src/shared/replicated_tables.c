@@ -128,7 +128,7 @@ load_cache(void)
 	if (!OidIsValid(catalog_relid))
 		return;
 	catalog = table_open(catalog_relid, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = RegisterSnapshot(GetCatalogSnapshot(catalog_relid));	/* fresh, and not the transaction's own */
 	scan = table_beginscan(catalog, snapshot, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 		add_to_cache(catalog, tuple);
@@ -169,6 +169,13 @@ replicated_table_by_id(uint64 table_id)
 {
 	ensure_loaded();
 	return hash_search(tables_by_id, &table_id, HASH_FIND, NULL);
+}
+
+bool
+replicated_tables_exist(void)
+{
+	ensure_loaded();
+	return hash_get_num_entries(tables_by_relid) > 0;
 }
 
 static bool
