@@ -90,6 +90,9 @@ extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE,
 extern void turn_pass(uint64 index);
 extern uint64 turn_applied_index(void);
 
+/* The log is readable up to here: chosen_index, which may be published a moment after a backend has committed its entry. */
+extern uint64 turn_chosen_index(void);
+
 /* Does a local backend own `index` (it is CHOSEN or GRANTED)?  Then the apply worker leaves it alone. */
 extern bool turn_is_owned(uint64 index);
 
