@@ -87,12 +87,17 @@ map_log(const char *path)
 	close(fd);
 }
 
+/* Other libraries may open files before the constructor of this one has run. */
 __attribute__((constructor)) static void
 begin(void)
 {
-	const char *log_path = getenv(POWER_LOSS_LOG_VARIABLE);
-	const char *data_path = getenv(POWER_LOSS_DATA_VARIABLE);
+	const char *log_path;
+	const char *data_path;
 
+	if (real_unlink != NULL)
+		return;
+	log_path = getenv(POWER_LOSS_LOG_VARIABLE);
+	data_path = getenv(POWER_LOSS_DATA_VARIABLE);
 	*(void **) &real_open = dlsym(RTLD_NEXT, "open");
 	*(void **) &real_openat = dlsym(RTLD_NEXT, "openat");
 	*(void **) &real_write = dlsym(RTLD_NEXT, "write");
@@ -374,6 +379,7 @@ write(int fd, const void *bytes, size_t length)
 	Change		change;
 	ssize_t		result;
 
+	begin();
 	if (begin_change(&change, fd))
 		record_write(&change, fd, current_offset(&change, fd), length);
 	result = real_write(fd, bytes, length);
@@ -387,6 +393,7 @@ writev(int fd, const struct iovec *parts, int count)
 	Change		change;
 	ssize_t		result;
 
+	begin();
 	if (begin_change(&change, fd))
 		record_write(&change, fd, current_offset(&change, fd), total_length(parts, count));
 	result = real_writev(fd, parts, count);
@@ -400,6 +407,7 @@ pwrite(int fd, const void *bytes, size_t length, off_t offset)
 	Change		change;
 	ssize_t		result;
 
+	begin();
 	if (begin_change(&change, fd))
 		record_write(&change, fd, (uint64_t) offset, length);
 	result = real_pwrite(fd, bytes, length, offset);
@@ -413,6 +421,7 @@ pwritev(int fd, const struct iovec *parts, int count, off_t offset)
 	Change		change;
 	ssize_t		result;
 
+	begin();
 	if (begin_change(&change, fd))
 		record_write(&change, fd, (uint64_t) offset, total_length(parts, count));
 	result = real_pwritev(fd, parts, count, offset);
@@ -426,6 +435,7 @@ ftruncate(int fd, off_t size)
 	Change		change;
 	int			result;
 
+	begin();
 	if (begin_change(&change, fd))
 		record_truncation(&change, fd, (uint64_t) size);
 	result = real_ftruncate(fd, size);
@@ -439,6 +449,7 @@ posix_fallocate(int fd, off_t offset, off_t length)
 	Change		change;
 	int			result;
 
+	begin();
 	if (begin_change(&change, fd) && (uint64_t) (offset + length) > change.size)
 		append(change.file, POWER_LOSS_SIZE, change.size, 0, NULL);
 	result = real_posix_fallocate(fd, offset, length);
@@ -453,6 +464,7 @@ truncate(const char *path, off_t size)
 	int			result;
 	int			saved_errno;
 
+	begin();
 	if (power_log == NULL)
 		return real_truncate(path, size);
 	fd = open(path, O_RDWR | O_CLOEXEC);
@@ -542,6 +554,7 @@ open(const char *path, int flags,...)
 	va_list		arguments;
 	mode_t		mode;
 
+	begin();
 	va_start(arguments, flags);
 	mode = mode_argument(flags, arguments);
 	va_end(arguments);
@@ -554,6 +567,7 @@ openat(int directory, const char *path, int flags,...)
 	va_list		arguments;
 	mode_t		mode;
 
+	begin();
 	va_start(arguments, flags);
 	mode = mode_argument(flags, arguments);
 	va_end(arguments);
@@ -563,6 +577,7 @@ openat(int directory, const char *path, int flags,...)
 EXPORT int
 creat(const char *path, mode_t mode)
 {
+	begin();
 	return open_watched(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
 }
 
@@ -616,12 +631,14 @@ sync_file(int fd, int (*real_sync) (int))
 EXPORT int
 fsync(int fd)
 {
+	begin();
 	return sync_file(fd, real_fsync);
 }
 
 EXPORT int
 fdatasync(int fd)
 {
+	begin();
 	return sync_file(fd, real_fdatasync);
 }
 
@@ -677,9 +694,12 @@ EXPORT int
 unlink(const char *path)
 {
 	pthread_mutex_t *mutex = NULL;
-	PowerLossFile *file = begin_removal(path, &mutex);
-	int			result = real_unlink(path);
+	PowerLossFile *file;
+	int			result;
 
+	begin();
+	file = begin_removal(path, &mutex);
+	result = real_unlink(path);
 	end_removal(file, mutex, result == 0);
 	return result;
 }
@@ -691,9 +711,12 @@ rename(const char *from, const char *to)
 	struct stat source;
 	struct stat target;
 	bool		same = lstat(from, &source) == 0 && lstat(to, &target) == 0 && source.st_ino == target.st_ino;
-	PowerLossFile *file = same ? NULL : begin_removal(to, &mutex);
-	int			result = real_rename(from, to);
+	PowerLossFile *file;
+	int			result;
 
+	begin();
+	file = same ? NULL : begin_removal(to, &mutex);
+	result = real_rename(from, to);
 	end_removal(file, mutex, result == 0);
 	return result;
 }
