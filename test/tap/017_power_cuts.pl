@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
+use IPC::Run;
 use QuorumCluster;
 use FaultLoad;
 use FaultRounds;
@@ -12,25 +13,80 @@ use Test::More;
 
 my $cluster = QuorumCluster->new(nodes => 3, power_loss => 1);
 
-# ---- acknowledged_writes_survive_power_cuts
+# ---- acknowledged_writes_survive_power_cuts: of the leader, a follower, all; all is lost that was not synced, or a part; then by lot
 my $load = FaultLoad->new($cluster, clients => 4);
-my $rounds = FaultRounds->new($cluster, $load, kinds => [ FaultRounds::power_cuts(), 'kill -9 of all processes' ]);
+my $rounds = FaultRounds->new($cluster, $load, kinds => [ FaultRounds::power_cuts() ]);
 $load->start;
 $load->wait_for_writes(50);
-$rounds->run($ENV{ROUNDS} || 9);
-
-# The last word: all at once, in the middle of it.
-$load->wait_for_writes(100);
-note(join('; ', $cluster->power_cut([ $cluster->nodes ])));
-$_->start foreach $cluster->nodes;
+foreach my $keep ('none', 'random')
+{
+	foreach my $whom ('the leader', 'a follower', 'all nodes')
+	{
+		my $leader = $cluster->wait_for_leader;
+		my ($follower) = grep { $_ != $leader } $cluster->nodes;
+		my @victims = $whom eq 'the leader' ? ($leader) : $whom eq 'a follower' ? ($follower) : $cluster->nodes;
+		my @done = $cluster->power_cut(\@victims, keep => $keep, seed => $rounds->lot(2**31));
+		note("power cut of $whom, survivors: $keep; " . join('; ', @done));
+		$load->wait_for_writes(20) if @victims == 1;
+		$_->start foreach @victims;
+		$load->wait_for_writes(100);
+	}
+}
+$rounds->run($ENV{ROUNDS} || 4);
 $load->wait_for_writes(50);
 $load->stop;
 $rounds->report;
-$load->check(least_acknowledged => 200);
+$load->check(least_acknowledged => 500);
 
 my %counters = ($cluster->nodes)[0]->{power_loss}->counters;
 cmp_ok($counters{syncs}, '>', 100, 'the syncs of the first node were watched');
 note(join(', ', map { "$_ $counters{$_}" } sort keys %counters));
+
+# ---- large_transactions_survive_power_cuts: half a megabyte each, so that segments of the journal are made, filled and left all the time
+
+# Inserts one row after the other, and prints the number of each one that was acknowledged.
+sub start_large_writes
+{
+	my ($node, $first, $count) = @_;
+	my $script = join('', map {
+		"INSERT INTO large SELECT $_, v, md5(v) FROM"
+		  . " (SELECT string_agg(md5(i::text || $_), '') AS v FROM generate_series(1, 16384) AS i) AS made;\n\\echo $_\n"
+	} $first .. $first + $count - 1);
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/large.$$.sql";
+	open(my $handle, '>', $file) or die "$file: $!";
+	print $handle $script;
+	close($handle);
+	my $output = '';
+	my $run = IPC::Run::start(
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-f', $file, '-d', $node->connstr('postgres') ],
+		'<', '/dev/null', '>', \$output, '2>', '/dev/null');
+	return { run => $run, output => \$output };
+}
+
+{
+	my $first = 1;
+	my @acknowledged;
+	$cluster->wait_for_leader->sql(q{CREATE TABLE large (id int PRIMARY KEY, v text, check_sum text); SELECT quorum.replicate('large')});
+	$cluster->wait_applied;
+	foreach my $keep ('none', 'random', 'random')
+	{
+		my $writes = start_large_writes($cluster->wait_for_leader, $first, 1000);
+		my $wanted = 25 + $rounds->lot(15);
+		$writes->{run}->pump until (() = ${ $writes->{output} } =~ /\n/g) >= $wanted;
+		my @done = $cluster->power_cut([ $cluster->nodes ], keep => $keep, seed => $rounds->lot(2**31));
+		eval { $writes->{run}->finish };
+		push @acknowledged, split(/\n/, ${ $writes->{output} });
+		note("large transactions, survivors: $keep; " . join('; ', @done));
+		$_->start foreach $cluster->nodes;
+		$cluster->assert_same_digest('large', 'large transactions are the same on all nodes');
+		$first += 1000;
+	}
+	my %there = map { split(/\|/, $_) } split(/\n/, $cluster->wait_for_leader->sql('SELECT id, md5(v) = check_sum FROM large'));
+	is_deeply([ grep { ($there{$_} // '') ne 't' } @acknowledged ], [], scalar(@acknowledged) . ' acknowledged large rows are there, and whole');
+	is_deeply([ grep { $there{$_} ne 't' } keys %there ], [], 'and no other one is broken');
+	my @segments = glob(($cluster->nodes)[0]->data_dir . '/pg_quorum/pgsql_tmp_journal/segment_*');
+	cmp_ok(scalar(@segments), '>', 2, 'the journal has gone over several segments');
+}
 
 # ---- a_node_that_forgot_is_noticed: one disk lies about the journal.  The tables are durable, so they know more than the journal.
 sub write_rows
