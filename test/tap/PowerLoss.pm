@@ -83,6 +83,9 @@ sub cut
 
 sub lie_about { my ($self, $text) = @_; return $self->_run('lie', $self->{log}, $text); }
 
+# From now on each fsync of a changed file takes that much longer, so that a cut falls into one; 0: no more.
+sub slow_syncs { my ($self, $microseconds) = @_; return $self->_run('slow', $self->{log}, $microseconds); }
+
 # Counters: changes, syncs, ignored, written_back, not_durable, ring_used.
 sub counters { my ($self) = @_; return split(/ /, $self->_run('show', $self->{log})); }
 

@@ -6,6 +6,7 @@
  *	 power_loss cut LOG DATA none				all changes that are not durable are taken back
  *	 power_loss cut LOG DATA random SEED		some of them survive: see below
  *	 power_loss lie LOG TEXT					from now on an fsync of a file with TEXT in its path does nothing; '' ends that
+ *	 power_loss slow LOG MICROSECONDS			each fsync of a file that was changed takes that much longer
  *	 power_loss show LOG						counters, and how many changes are not durable
  *
  * `cut` wants all processes of the instance dead.  It finds the files by walking DATA, so renames are of no interest, and what is not
@@ -377,9 +378,11 @@ main(int count, char **arguments)
 	}
 	else if (strcmp(command, "lie") == 0 && count == 4)
 		snprintf(power_log->lie_about, sizeof(power_log->lie_about), "%s", arguments[3]);
+	else if (strcmp(command, "slow") == 0 && count == 4)
+		power_log->sync_delay_us = strtoull(arguments[3], NULL, 10);
 	else if (strcmp(command, "show") == 0 && count == 3)
 		show();
 	else
-		fail("make LOG RING_MEGABYTES, cut LOG DATA none|random [SEED], lie LOG TEXT, or show LOG");
+		fail("make LOG RING_MEGABYTES, cut LOG DATA none|random [SEED], lie LOG TEXT, slow LOG MICROSECONDS, or show LOG");
 	return 0;
 }

@@ -70,6 +70,7 @@ typedef struct PowerLossLog
 	_Atomic uint64_t syncs_believed;
 	_Atomic uint64_t syncs_ignored;
 	_Atomic uint64_t written_back;	/* see invariant 3 */
+	_Atomic uint64_t sync_delay_us; /* each fsync of a file that was changed takes that much longer */
 	char		lie_about[256]; /* an fsync of a file with this in its path does nothing, and says that all is well; empty: none */
 	PowerLossFile files[POWER_LOSS_FILES];
 	_Alignas(4096) unsigned char ring[];

@@ -27,6 +27,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "power_loss.h"
@@ -601,6 +602,17 @@ is_lied_about(int fd)
 	return strstr(path, power_log->lie_about) != NULL;
 }
 
+/* A slow disk, so that a power cut falls into a sync rather than between two. */
+static void
+wait_as_disk(void)
+{
+	uint64_t	left_us = atomic_load(&power_log->sync_delay_us);
+	struct timespec left = {.tv_sec = (time_t) (left_us / 1000000), .tv_nsec = (long) (left_us % 1000000 * 1000)};
+
+	while (left_us > 0 && nanosleep(&left, &left) != 0 && errno == EINTR)
+		;
+}
+
 static int
 sync_file(int fd, int (*real_sync) (int))
 {
@@ -618,6 +630,8 @@ sync_file(int fd, int (*real_sync) (int))
 			atomic_fetch_add(&power_log->syncs_ignored, 1);
 			return 0;
 		}
+		if (file != NULL)
+			wait_as_disk();
 	}
 	result = real_sync(fd);
 	if (result == 0 && file != NULL)
