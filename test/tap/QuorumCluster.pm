@@ -180,19 +180,31 @@ sub kill9
 sub power_cut
 {
 	my ($self, %params) = @_;
-	$self->kill_at_once;
+	kill_at_once($self);
 	return $self->lose_unsynced(%params);
 }
 
-# kill -9 of every process; none is born meanwhile.
+# QuorumNode::kill_at_once(@nodes): kill -9 of every process of all these nodes, as near to the same moment as can be; none is born meanwhile.
 sub kill_at_once
 {
-	my ($self) = @_;
-	my ($postmaster) = $self->processes;
-	return unless defined $postmaster;
-	kill('STOP', $postmaster);
-	QuorumCluster::wait_until($self->name . ' to stand still', sub { process_state($postmaster) =~ /^[TZ]?\z/ }, 30);
-	return $self->kill9(all => 1);
+	my @nodes = grep { defined $_->{_pid} } @_;
+	my %node_of = map { $_->{_pid} => $_ } @nodes;
+	kill('STOP', keys %node_of);
+	QuorumCluster::wait_until('the postmasters to stand still', sub { !grep { process_state($_) !~ /^[TZ]?\z/ } keys %node_of }, 30);
+	my %remains = map { $_ => $node_of{$_} } keys %node_of;
+	foreach my $pid (map { m{/proc/(\d+)$} } glob('/proc/[0-9]*'))
+	{
+		my ($state, $parent) = process_state($pid);
+		$remains{$pid} = $node_of{$parent} if $state && $node_of{$parent};
+	}
+	kill('KILL', keys %remains);
+	push @{ $remains{$_}{remains} }, $_ foreach keys %remains;
+	foreach my $node (@nodes)
+	{
+		$node->{_pid} = undef;
+		$node->{stopped_by_signal} = 0;
+	}
+	return;
 }
 
 sub lose_unsynced
@@ -666,7 +678,7 @@ sub power_cut
 {
 	my ($self, $nodes, %params) = @_;
 	my @victims = map { $self->node($_) } @$nodes;
-	$_->kill_at_once foreach @victims;
+	QuorumNode::kill_at_once(@victims);
 	return map { $_->lose_unsynced(%params, seed => ($params{seed} || 0) + $_->port) } @victims;
 }
 
