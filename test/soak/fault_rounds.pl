@@ -1,5 +1,6 @@
 # The same as kill_rounds.pl with every other fault among them: two nodes or all of them killed, power cuts that lose what was not synced,
-# sessions cancelled, nodes that stand still, links cut in one direction or both.  ROUNDS=n (200), SEED=n for the same faults again.  Run by `make soak`.
+# sessions cancelled, nodes that stand still, links cut in one direction or both.  ROUNDS=n (200), SEED=n for the same faults again.
+# Run by `make soak`.
 use strict;
 use warnings;
 use FindBin;

@@ -36,7 +36,7 @@ foreach my $keep ('none', 'random')
 		$load->wait_for_writes(100);
 	}
 }
-$rounds->run($ENV{ROUNDS} || 4);
+$rounds->run($ENV{ROUNDS} || 3);
 $load->wait_for_writes(50);
 $load->stop;
 $rounds->report;
@@ -72,10 +72,10 @@ sub start_large_writes
 	my @acknowledged;
 	$cluster->wait_for_leader->sql(q{CREATE TABLE large (id int PRIMARY KEY, v text, check_sum text); SELECT quorum.replicate('large')});
 	$cluster->wait_applied;
-	foreach my $keep ('none', 'random', 'random')
+	foreach my $keep ('none', 'random')
 	{
 		my $writes = start_large_writes($cluster->wait_for_leader, $first, 1000);
-		my $wanted = 25 + $rounds->lot(15);
+		my $wanted = 30 + $rounds->lot(15);
 		$writes->{run}->pump until (() = ${ $writes->{output} } =~ /\n/g) >= $wanted;
 		my @done = $cluster->power_cut([ $cluster->nodes ], keep => $keep, seed => $rounds->lot(2**31));
 		eval { $writes->{run}->finish };
