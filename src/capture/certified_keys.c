@@ -248,6 +248,15 @@ compare_keys(const void *left_pointer, const void *right_pointer)
 	return left->base < right->base ? -1 : left->base > right->base;
 }
 
+static int
+compare_places(const void *left, const void *right)
+{
+	uint32		left_place = ((const CertifiedKey *) left)->place;
+	uint32		right_place = ((const CertifiedKey *) right)->place;
+
+	return left_place < right_place ? -1 : left_place > right_place;
+}
+
 /* Rows that are too many to be listed become their tables. */
 static void
 gather_locks(void)
@@ -284,18 +293,21 @@ gather_reads(void)
 	}
 }
 
-/* The same key in the same mode: the oldest base. */
+/* Of the same key in the same mode the one with the oldest base is kept.  The order is that in which a conflict is looked for, and told. */
 static void
 drop_duplicates(void)
 {
 	uint32		kept = 0;
 
+	for (uint32 i = 0; i < encoded.count; i++)
+		encoded.keys[i].place = i;
 	qsort(encoded.keys, encoded.count, sizeof(CertifiedKey), compare_keys);
 	for (uint32 i = 0; i < encoded.count; i++)
 		if (kept == 0 || encoded.keys[kept - 1].hash != encoded.keys[i].hash ||
 			encoded.keys[kept - 1].mode != encoded.keys[i].mode)
 			encoded.keys[kept++] = encoded.keys[i];
 	encoded.count = kept;
+	qsort(encoded.keys, encoded.count, sizeof(CertifiedKey), compare_places);
 }
 
 uint32
