@@ -32,7 +32,7 @@ help:
 	@echo '  make check-pgtap       pgTAP, the SQL surface'
 	@echo '  make check-tap         three real instances with faults; PROVE_TESTS="test/tap/002_*.pl" for some'
 	@echo 'make sim RUNS=n SEED=n   more schedules; SEED=n alone replays one with its trace'
-	@echo 'make soak ROUNDS=200     kills, cut links and standstills under load, then all rows compared; SEED=n for the same again'
+	@echo 'make soak ROUNDS=200     kills, power cuts, cut links and standstills under load, then all rows compared; SEED=n for the same again'
 	@echo 'make sanitize            unit tests and simulator with address and undefined behaviour sanitizers'
 	@echo 'make bench               plain PostgreSQL, synchronous replication and pg_quorum side by side'
 
