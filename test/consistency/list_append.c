@@ -197,9 +197,10 @@ find_orders(Lists *lists)
 	{
 		Read	   *read = &lists->reads[i];
 		List	   *list = &lists->lists[read->list];
+		bool		is_final = lists->history->transactions[read->transaction].is_final;
 
 		strip_own_appends(lists, read);
-		if (!read->is_broken && lasting_count(lists, read) > list->length)
+		if (!read->is_broken && lasting_count(lists, read) >= list->length + (is_final ? 0 : 1))
 		{
 			list->elements = read->operation->values;
 			list->length = lasting_count(lists, read);

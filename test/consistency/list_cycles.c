@@ -161,15 +161,21 @@ add_read_dependencies(Cycles *cycles)
 		const List *list = &cycles->lists->lists[read->list];
 		int			reader = cycles->node_of_read[i];
 		int			seen = read->external_count;
-		int			writer;
+		int			last_writer = NO_NODE;
+		int			next_writer = NO_NODE;
 
 		if (read->is_broken || seen > list->length || (seen > 0 && read->operation->values[seen - 1] != list->elements[seen - 1]))
 			continue;			/* reported already */
-		if (seen > 0 && (writer = writer_at(cycles, read->list, seen - 1)) != NO_NODE)
-			add_edge(cycles, writer, reader, EDGE_WR, list->key, list->elements[seen - 1]);
-		if (seen < list->length && (writer = writer_at(cycles, read->list, seen)) != NO_NODE &&
-			cycles->nodes[writer].transaction != read->transaction)
-			add_edge(cycles, reader, writer, kind_of_anti_dependency(cycles, reader, writer), list->key, list->elements[seen]);
+		if (seen > 0)
+			last_writer = writer_at(cycles, read->list, seen - 1);
+		if (seen < list->length)
+			next_writer = writer_at(cycles, read->list, seen);
+		if (last_writer != NO_NODE)
+			add_edge(cycles, last_writer, reader, EDGE_WR, list->key, list->elements[seen - 1]);
+		if (next_writer == NO_NODE || cycles->nodes[next_writer].transaction == read->transaction ||
+			next_writer == last_writer)
+			continue;			/* the last of these is an intermediate read, reported already */
+		add_edge(cycles, reader, next_writer, kind_of_anti_dependency(cycles, reader, next_writer), list->key, list->elements[seen]);
 	}
 }
 
