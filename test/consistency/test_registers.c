@@ -286,7 +286,7 @@ main(void)
 	ok(count_caught(REGISTER_RIGHT, 300, 1500) == 0, "300 histories of a right register pass");
 	for (RegisterFault fault = REGISTER_RIGHT + 1; fault < REGISTER_FAULTS; fault++)
 	{
-		int			caught = count_caught(fault, 50, 1500);
+		int			caught = count_caught(fault, 50, 3000);
 		char		name[100];
 
 		snprintf(name, sizeof(name), "a register that is %s is caught nearly always", names[fault]);
