@@ -82,9 +82,9 @@ CREATE FUNCTION quorum.capture() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'quorum_capture_trigger' LANGUAGE C;
 COMMENT ON FUNCTION quorum.capture() IS 'internal: row trigger of replicated tables, puts each change into the transaction''s write set';
 
-CREATE FUNCTION quorum.refuse_truncate() RETURNS trigger
-	AS 'MODULE_PATHNAME', 'quorum_refuse_truncate' LANGUAGE C;
-COMMENT ON FUNCTION quorum.refuse_truncate() IS 'internal: statement trigger of replicated tables, refuses TRUNCATE';
+CREATE FUNCTION quorum.capture_truncate() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'quorum_capture_truncate' LANGUAGE C;
+COMMENT ON FUNCTION quorum.capture_truncate() IS 'internal: statement trigger of replicated tables, puts TRUNCATE into the transaction''s write set';
 
 CREATE PROCEDURE quorum.peer_stream(protocol_version int, cluster_id text, from_node_id int, from_node_name text,
 									to_node_id int, incarnation text)
@@ -301,6 +301,11 @@ CREATE FUNCTION quorum.unreplicate(relation regclass) RETURNS void
 COMMENT ON FUNCTION quorum.unreplicate(regclass)
 	IS 'ends the replication of a table; it stays on each node as an ordinary table with the rows that it has';
 
+CREATE FUNCTION quorum.outcome(token text, OUT outcome text, OUT log_index bigint)
+	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.outcome(text)
+	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on';
+
 /* ----------------------------------------------------------------------------------------------------------------
  * Views
  * ---------------------------------------------------------------------------------------------------------------- */
@@ -335,6 +340,12 @@ CREATE FUNCTION quorum.log_entries(from_index bigint DEFAULT 1, to_index bigint 
 	AS 'MODULE_PATHNAME', 'quorum_log_entries' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION quorum.log_entries(bigint, bigint)
 	IS 'the entries of the log from one index to another, both included; without an end, up to the last chosen one';
+
+CREATE FUNCTION quorum.last_conflicts(OUT occurred_at timestamptz, OUT schema_name text, OUT table_name text, OUT key text,
+									  OUT log_index bigint, OUT winner_node text, OUT winner_index bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_last_conflicts' LANGUAGE C VOLATILE ROWS 64;
+COMMENT ON FUNCTION quorum.last_conflicts() IS 'internal: beneath the view quorum.conflicts';
 
 CREATE VIEW quorum.status AS
 	SELECT node_name, role, leader_name, ballot, has_quorum, voters, voters_reachable, quorum_size,
@@ -411,6 +422,18 @@ COMMENT ON COLUMN quorum.stats.journal_syncs IS 'how often the journal was made 
 COMMENT ON COLUMN quorum.stats.frames_sent IS 'consensus messages sent';
 COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
 
+CREATE VIEW quorum.conflicts AS
+	SELECT occurred_at, schema_name, table_name, key, log_index, winner_node, winner_index
+	FROM quorum.last_conflicts();
+COMMENT ON VIEW quorum.conflicts IS 'the last 64 transactions of this node that lost against others (SQLSTATE 40001), oldest first';
+COMMENT ON COLUMN quorum.conflicts.occurred_at IS 'when that was';
+COMMENT ON COLUMN quorum.conflicts.schema_name IS 'schema of the table';
+COMMENT ON COLUMN quorum.conflicts.table_name IS 'table that both of them used';
+COMMENT ON COLUMN quorum.conflicts.key IS 'key that both of them used; NULL: the table as a whole, or its user may not read it';
+COMMENT ON COLUMN quorum.conflicts.log_index IS 'log index of the one that lost';
+COMMENT ON COLUMN quorum.conflicts.winner_node IS 'node of the one that came first';
+COMMENT ON COLUMN quorum.conflicts.winner_index IS 'log index of the one that came first';
+
 CREATE VIEW quorum.log AS
 	SELECT log_index, origin_node, incarnation, sequence, kind, verdict, bytes, conflict_index
 	FROM quorum.log_entries();
@@ -434,12 +457,12 @@ REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA quorum TO PUBLIC;
 GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats TO PUBLIC;
-GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.outcome(text) TO PUBLIC;
 
-GRANT SELECT ON quorum.log, quorum.position, quorum.replicated_table TO quorum_admin;
+GRANT SELECT ON quorum.log, quorum.conflicts, quorum.position, quorum.replicated_table TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text),
 	quorum.request_membership(text, text, text), quorum.replicate(regclass), quorum.unreplicate(regclass),
-	quorum.log_entries(bigint, bigint), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
+	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text) TO quorum_peer;

@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 
 #include "config.h"
+#include "shared/commit_token.h"
 
 char	   *quorum_database = NULL;
 int			quorum_heartbeat_interval_ms = 50;
@@ -19,6 +20,7 @@ int			quorum_commit_timeout_ms = 10000;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
 int			quorum_log_level = DEBUG1;
+char	   *quorum_token = NULL;
 
 static const struct config_enum_entry log_level_options[] = {
 	{"debug2", DEBUG2, false},
@@ -62,6 +64,24 @@ define_limits(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
+static bool
+check_token(char **value, void **extra, GucSource source)
+{
+	ProposalToken token;
+
+	if (strlen(*value) > COMMIT_TOKEN_MAX_LENGTH)
+	{
+		GUC_check_errdetail("A token has at most %d bytes.", COMMIT_TOKEN_MAX_LENGTH);
+		return false;
+	}
+	if (commit_token_parse(*value, &token))
+	{
+		GUC_check_errdetail("Tokens of the form number.number.number are pg_quorum's own.");
+		return false;
+	}
+	return true;
+}
+
 void
 config_define_settings(void)
 {
@@ -72,6 +92,11 @@ config_define_settings(void)
 							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	define_timings();
 	define_limits();
+	DefineCustomStringVariable("quorum.token",
+							   "Token of the current transaction, by which quorum.outcome() finds it; to be set with SET LOCAL.",
+							   "Of all transactions with the same token at most one takes effect.",
+							   &quorum_token, "",
+							   PGC_USERSET, 0, check_token, NULL, NULL);
 	DefineCustomEnumVariable("quorum.log_level",
 							 "Level at which the workers log elections, links and progress of no lasting interest.",
 							 NULL,

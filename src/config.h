@@ -15,6 +15,8 @@ extern int	quorum_max_transaction_kb;		/* quorum.max_transaction_size, superuser
 extern int	quorum_queue_slots;				/* quorum.max_pending_transactions, postmaster */
 extern int	quorum_log_level;				/* quorum.log_level: elevel of the workers' own progress messages */
 
+extern char *quorum_token;					/* quorum.token, user; empty: none */
+
 extern void config_define_settings(void);
 
 #endif							/* QUORUM_CONFIG_H */

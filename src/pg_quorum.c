@@ -13,6 +13,7 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "capture/certified_keys.h"
 #include "config.h"
 #include "consensus/consensus_worker.h"
 #include "shared/shmem.h"
@@ -72,6 +73,8 @@ _PG_init(void)
 	shmem_startup_hook = startup_hook;
 
 	capture_init();
+	certified_keys_init();
+	row_locks_init();
 	guard_init();
 	commit_gate_init();
 

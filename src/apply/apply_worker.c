@@ -63,8 +63,6 @@ typedef struct Batch
 	uint64		last_index;
 	Size		bytes;
 	uint64		applied_entries;
-	bool		has_foreign;
-	bool		is_own[BATCH_MAX_ENTRIES];	/* by index - first_index: has effect, and was proposed by this node */
 } Batch;
 
 /* Names for messages. */
@@ -221,15 +219,8 @@ transaction_callback(XactEvent event, void *argument)
 	if (event != XACT_EVENT_COMMIT || batch.first_index == 0)
 		return;
 	position_at_commit();
-	if (batch.has_foreign)
-		foreign_applied();
 	for (uint64 index = batch.first_index; index <= batch.last_index; index++)
-	{
-		/* Before the turn: a transaction that sees the new applied index must not find the old epoch. */
-		if (batch.is_own[index - batch.first_index])
-			orphan_applied(index);
 		turn_pass(index);
-	}
 	batch.first_index = 0;
 }
 
@@ -318,8 +309,6 @@ fill_batch(uint64 first_index, uint64 chosen_index)
 				break;
 			batch.applied_entries++;
 			batch.bytes += item.length;
-			batch.is_own[index - first_index] = item.origin == state.node_id;
-			batch.has_foreign |= item.origin != state.node_id;
 		}
 		batch.first_index = first_index;
 		batch.last_index = index;

@@ -1,6 +1,6 @@
 /*
  * table_apply.c
- *	  Control operations of the log: a table begins to be copied, its rows, it becomes replicated, it is no longer.
+ *	  Control operations of the log: a table begins to be copied, its rows, it becomes replicated, it is truncated, it is no longer replicated.
  *
  * Process: apply worker, inside its transaction; each control operation has a local transaction of its own.
  *
@@ -16,8 +16,10 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "commands/tablecmds.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -272,6 +274,78 @@ activate_table(uint64 table_id, int64 row_count, uint64 log_index)
 	replicated_table_set_activated_index(table_id, log_index);
 }
 
+/* ---- TRUNCATE ---- */
+
+/* Tables of a foreign key are truncated by one statement, so what stands together in the log is done together. */
+static List *
+read_truncated_tables(WriteSetReader *reader, uint64 first_table_id, bool *restarts_identity)
+{
+	List	   *relids = NIL;
+	uint64		table_id = first_table_id;
+	WriteSetOperation operation;
+
+	for (;;)
+	{
+		const ReplicatedTable *table = replicated_table_by_id(table_id);
+
+		*restarts_identity = writeset_read_u8(reader) != 0;
+		if (table == NULL || table->state != REPLICATED_TABLE_ACTIVE)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("the log truncates table number %llu, which is not known here", (unsigned long long) table_id)));
+		relids = list_append_unique_oid(relids, table->relid);
+		if (!writeset_next_is(reader, WRITESET_TRUNCATE))
+			return relids;
+		(void) writeset_read_operation(reader, &operation, &table_id);
+	}
+}
+
+/* A table of this node alone may refer to them: it is left as it is, as by DELETE, and the rows go one by one. */
+static void
+delete_all_rows(Relation relation)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		simple_table_tuple_delete(relation, &slot->tts_tid, snapshot);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+static void
+truncate_tables(WriteSetReader *reader, uint64 first_table_id)
+{
+	bool		restarts_identity;
+	List	   *relids = read_truncated_tables(reader, first_table_id, &restarts_identity);
+	List	   *relations = NIL;
+	ListCell   *cell;
+
+	foreach(cell, relids)
+	{
+		Relation	relation = try_table_open(lfirst_oid(cell), AccessExclusiveLock);
+
+		if (relation == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("replicated table with OID %u was dropped on this node", lfirst_oid(cell))));
+		apply_note_table(get_namespace_name(RelationGetNamespace(relation)), RelationGetRelationName(relation));
+		relations = lappend(relations, relation);
+	}
+	if (list_difference_oid(heap_truncate_find_FKs(relids), relids) == NIL)
+		ExecuteTruncateGuts(relations, relids, NIL, DROP_RESTRICT, restarts_identity);
+	else
+		foreach(cell, relations)
+			delete_all_rows(lfirst(cell));
+	foreach(cell, relations)
+		table_close(lfirst(cell), NoLock);
+}
+
 void
 table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
 					  bool is_origin, uint32 origin_node)
@@ -293,6 +367,9 @@ table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint6
 		case WRITESET_TABLE_FORGET:
 			if (replicated_table_by_id(table_id) != NULL)
 				forget_table(replicated_table_by_id(table_id));
+			break;
+		case WRITESET_TRUNCATE:
+			truncate_tables(reader, table_id);
 			break;
 		default:
 			elog(ERROR, "operation %d is none of a table", (int) operation);

@@ -19,7 +19,8 @@
  * Invariants
  *	 1. `data` is the changes in the order of capture, without gaps; marks[] say how long it was when a savepoint's changes began.
  *	 2. counted rows - skew - captured rows = rows changed and not captured yet; zero while no changing statement runs.
- *	 3. base and orphan epoch are noted when the first change is captured, and kept if that is rolled back: too old is safe.
+ *	 3. TRUNCATE makes the server's counts of the table's earlier changes disappear, of those outside of its savepoint when that is released: from then
+ *		on the counts prove nothing (counts_are_known).
  *
  * Locks: none.
  */
@@ -31,22 +32,23 @@
 #include "fmgr.h"
 #include "libpq/pqformat.h"
 #include "pgstat.h"
-#include "port/pg_bswap.h"
 #include "tcop/utility.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "capture/certified_keys.h"
+#include "capture/row_keys.h"
 #include "capture/written_tables.h"
 #include "config.h"
-#include "shared/proposal_queue.h"
+#include "shared/commit_token.h"
 #include "shared/replicated_tables.h"
 #include "shared/sequences.h"
 #include "shared/writeset.h"
 
 PG_FUNCTION_INFO_V1(quorum_capture_trigger);
-PG_FUNCTION_INFO_V1(quorum_refuse_truncate);
+PG_FUNCTION_INFO_V1(quorum_capture_truncate);
 
 #define INITIAL_CHANGES 64
 #define INITIAL_MARKS 8
@@ -73,8 +75,6 @@ typedef struct SavepointMark
 typedef struct WriteSet
 {
 	bool		begun;			/* all below is valid, and lives in TopTransactionContext */
-	uint64		base;
-	uint64		orphan_epoch;
 	StringInfoData data;
 	CapturedChange *changes;
 	uint32		change_count;
@@ -85,6 +85,7 @@ typedef struct WriteSet
 	RowCounts	captured;
 	RowCounts	skew;			/* counted, and not to be captured: taken back; before replicate() or after unreplicate() */
 	bool		order_is_lost;
+	bool		counts_are_known;
 	uint64	   *inserted_tables;	/* whose sequences may have moved; their insertions may have been rolled back */
 	int			inserted_table_count;
 	int			inserted_table_capacity;
@@ -94,6 +95,9 @@ static WriteSet write_set;
 
 /* Changing statements (not plain SELECT) that are being executed right now, one within the other. */
 static int	changing_statements = 0;
+
+/* Of the TRUNCATE that is being executed. */
+static bool truncate_restarts_identity = false;
 
 static ExecutorRun_hook_type previous_executor_run = NULL;
 static ExecutorFinish_hook_type previous_executor_finish = NULL;
@@ -124,8 +128,7 @@ begin_write_set(void)
 	write_set.inserted_table_capacity = INITIAL_TABLES;
 	write_set.inserted_tables = palloc(INITIAL_TABLES * sizeof(uint64));
 	MemoryContextSwitchTo(old_context);
-	write_set.orphan_epoch = orphan_epoch();
-	write_set.base = turn_applied_index();
+	write_set.counts_are_known = true;
 	write_set.begun = true;
 }
 
@@ -133,24 +136,13 @@ void
 capture_reset(void)
 {
 	memset(&write_set, 0, sizeof(write_set));	/* its memory goes with the transaction */
+	certified_keys_reset();
 }
 
 bool
 capture_is_empty(void)
 {
 	return write_set.change_count == 0;
-}
-
-uint64
-capture_base(void)
-{
-	return write_set.base;
-}
-
-uint64
-capture_orphan_epoch(void)
-{
-	return write_set.orphan_epoch;
 }
 
 /* ---- savepoints ---- */
@@ -264,20 +256,8 @@ note_inserted_table(uint64 table_id)
 	write_set.inserted_tables[write_set.inserted_table_count++] = table_id;
 }
 
-/* A table that becomes replicated brings its rows, hence the state of its sequences. */
-static void
-note_activated_table(const char *bytes, Size length)
-{
-	uint64		table_id;
-
-	if (length < 1 + sizeof(table_id) || bytes[0] != WRITESET_TABLE_ACTIVATE)
-		return;
-	memcpy(&table_id, bytes + 1, sizeof(table_id));
-	note_inserted_table(pg_ntoh64(table_id));
-}
-
 void
-capture_add_control(const char *bytes, Size length)
+capture_add_control(const char *bytes, Size length, uint64 table_id, Oid relid)
 {
 	uint32		offset;
 
@@ -286,7 +266,9 @@ capture_add_control(const char *bytes, Size length)
 	offset = write_set.data.len;
 	appendBinaryStringInfo(&write_set.data, bytes, length);
 	add_change(offset, 0);
-	note_activated_table(bytes, length);
+	certified_keys_add_lock(row_keys_table_hash(table_id), CERTIFIER_TABLE_EXCLUSIVE, table_id, relid, InvalidOid, NULL);
+	if (bytes[0] == WRITESET_TABLE_ACTIVATE)	/* it brings its rows, hence the state of its sequences */
+		note_inserted_table(table_id);
 	write_set.skew = row_counts_minus(written_row_counts(), write_set.captured);
 }
 
@@ -325,6 +307,7 @@ capture_row(const TriggerData *trigger)
 		pq_sendbyte(data, WRITESET_INSERT);
 		pq_sendint64(data, table_id);
 		writeset_put_row(data, relation, trigger->tg_trigslot);
+		row_keys_add_insert(relation, table_id, trigger->tg_trigslot);
 		write_set.captured.inserted++;
 		note_inserted_table(table_id);
 	}
@@ -334,6 +317,7 @@ capture_row(const TriggerData *trigger)
 		pq_sendint64(data, table_id);
 		writeset_put_key(data, relation, trigger->tg_trigslot);
 		writeset_put_row(data, relation, trigger->tg_newslot);
+		row_keys_add_update(relation, table_id, trigger->tg_trigslot, trigger->tg_newslot);
 		write_set.captured.updated++;
 	}
 	else
@@ -341,6 +325,7 @@ capture_row(const TriggerData *trigger)
 		pq_sendbyte(data, WRITESET_DELETE);
 		pq_sendint64(data, table_id);
 		writeset_put_key(data, relation, trigger->tg_trigslot);
+		row_keys_add_delete(relation, table_id, trigger->tg_trigslot);
 		write_set.captured.deleted++;
 	}
 	add_change(offset, STATEMENT_OPEN);
@@ -362,19 +347,34 @@ quorum_capture_trigger(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/* The lock of the table that TRUNCATE has is found when the keys are encoded. */
+static void
+capture_truncate(Relation relation)
+{
+	uint64		table_id = id_of_table(relation);
+	uint32		offset;
+
+	begin_write_set();
+	mark_savepoint();
+	offset = write_set.data.len;
+	writeset_put_truncate(&write_set.data, table_id, truncate_restarts_identity);
+	add_change(offset, 0);
+	if (GetCurrentTransactionNestLevel() > 1)
+		write_set.counts_are_known = false;
+}
+
 Datum
-quorum_refuse_truncate(PG_FUNCTION_ARGS)
+quorum_capture_truncate(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("quorum.refuse_truncate() must be called as a TRUNCATE trigger")));
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("cannot truncate replicated table \"%s\"", RelationGetRelationName(trigger->tg_relation)),
-			 errhint("Use DELETE instead.")));
+				 errmsg("quorum.capture_truncate() must be called as a TRUNCATE trigger")));
+	if (!am_apply_worker)
+		capture_truncate(trigger->tg_relation);
+	return PointerGetDatum(NULL);
 }
 
 /* ---- the end of a statement ---- */
@@ -427,7 +427,10 @@ end_statement(uint32 first_change)
 	if (changing_statements == 0)
 		end_outermost_statement(first_change);
 	else if (write_set.change_count > first_change)
+	{
 		places_before = (uint32) Max(row_counts_total(uncaptured_rows()), 0);
+		write_set.order_is_lost |= !write_set.counts_are_known;
+	}
 	for (uint32 i = first_change; i < write_set.change_count; i++)
 		if (write_set.changes[i].places_before == STATEMENT_OPEN)
 			write_set.changes[i].places_before = places_before;
@@ -515,17 +518,11 @@ run_utility(PlannedStmt *statement, const char *query_string, bool read_only_tre
 
 /* COPY is the only other statement that fires row triggers at its end. */
 static void
-process_utility(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
-				ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
-				QueryCompletion *completion)
+run_copy(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
+		 ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination, QueryCompletion *completion)
 {
 	uint32		first_change = write_set.change_count;
 
-	if (!IsA(statement->utilityStmt, CopyStmt))
-	{
-		run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
-		return;
-	}
 	changing_statements++;
 	PG_TRY();
 	{
@@ -537,6 +534,32 @@ process_utility(PlannedStmt *statement, const char *query_string, bool read_only
 	}
 	PG_END_TRY();
 	end_statement(first_change);
+}
+
+/* The rows that it does away with are counted no more. */
+static void
+run_truncate(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
+			 ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination, QueryCompletion *completion)
+{
+	RowCounts	counted = write_set.begun ? written_row_counts() : (RowCounts) {0, 0, 0};
+
+	truncate_restarts_identity = castNode(TruncateStmt, statement->utilityStmt)->restart_seqs;
+	run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	if (write_set.begun)
+		write_set.skew = row_counts_minus(write_set.skew, row_counts_minus(counted, written_row_counts()));
+}
+
+static void
+process_utility(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
+				ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
+				QueryCompletion *completion)
+{
+	if (IsA(statement->utilityStmt, CopyStmt))
+		run_copy(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	else if (IsA(statement->utilityStmt, TruncateStmt))
+		run_truncate(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	else
+		run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
 }
 
 /* ---- taking it out ---- */
@@ -559,13 +582,14 @@ check_completeness(void)
 	RowCounts	missing = uncaptured_rows();
 
 	check_no_uncaptured_writes(true);
-	if (missing.inserted != 0 || missing.updated != 0 || missing.deleted != 0)
+	if (write_set.counts_are_known && (missing.inserted != 0 || missing.updated != 0 || missing.deleted != 0))
 		report_uncaptured(missing);
 	if (write_set.order_is_lost)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not commit: a concurrent insertion disturbed the order of this transaction's changes"),
-				 errhint("Retry the transaction.")));
+				 errmsg("could not commit: the order of this transaction's changes is not known"),
+				 errdetail("A concurrent insertion, or TRUNCATE after a savepoint, disturbed it within a statement that makes others change rows."),
+				 errhint("Retry the transaction; use TRUNCATE outside of savepoints.")));
 }
 
 /*
@@ -634,9 +658,12 @@ void
 capture_encode(StringInfo payload)
 {
 	uint32		sequence_count;
+	uint32		key_count;
+	uint64		base;
 
 	check_completeness();
 	writeset_begin(payload);
+	key_count = certified_keys_encode(payload, &base);
 	if (is_out_of_order(0))
 	{
 		uint32	   *order = order_of_changes();
@@ -652,7 +679,8 @@ capture_encode(StringInfo payload)
 	else
 		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
 	sequence_count = put_sequences(payload);
-	writeset_finish(payload, write_set.base, write_set.change_count + sequence_count);
+	writeset_finish(payload, base, 0, quorum_token[0] != '\0' ? commit_token_hash(quorum_token) : 0, key_count,
+					write_set.change_count + sequence_count);
 }
 
 /* ---- set-up ---- */

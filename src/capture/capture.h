@@ -9,18 +9,18 @@
 
 #include "lib/stringinfo.h"
 
+#include "shared/certifier.h"
+
 /* Registers the subtransaction callback; call in _PG_init. */
 extern void capture_init(void);
 
 extern bool capture_is_empty(void);
 
-/* Adds a control operation (already encoded: operation byte and body) at the end; notes base and orphan epoch like a row. */
-extern void capture_add_control(const char *bytes, Size length);
+/* Adds a control operation of a table (already encoded: operation byte and body) at the end; the caller holds a strong lock of the table. */
+extern void capture_add_control(const char *bytes, Size length, uint64 table_id, Oid relid);
 
 /* Sorts by command, encodes; the buffer lives in the current memory context. */
 extern void capture_encode(StringInfo payload);
-extern uint64 capture_base(void);
-extern uint64 capture_orphan_epoch(void);
 
 /* Did this transaction write a permanent relation that is not replicated (catalogs included)? */
 extern bool capture_wrote_local_tables(void);
@@ -30,6 +30,9 @@ extern void capture_reset(void);	/* end of transaction */
 /* Raises 25006 (name and conninfo of the leader in the HINT) unless this node may take writes now. */
 extern void gate_check_may_write(void);
 
+/* capture/row_locks.c: locked rows, and what serializable transactions read; call in _PG_init. */
+extern void row_locks_init(void);
+
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);
 
@@ -38,6 +41,12 @@ extern void commit_gate_init(void);
 
 /* Proposes a payload that every apply worker performs, and waits until this node has applied it; returns its index.  Interruptible. */
 extern uint64 gate_propose_detached(const char *payload, Size length);
+
+/*
+ * Proposes that whatever has the token (commit_token.h) is to take no effect.  The verdict says whether that came in time: CERTIFIER_APPLY, or
+ * CERTIFIER_FENCED if it had been said before; CERTIFIER_TOKEN_COMMITTED if not.  Returns the index.
+ */
+extern uint64 gate_propose_fence(uint64 token, CertifierVerdict *verdict);
 
 /* Proposes a new member and waits for its configuration entry to be chosen. */
 extern uint64 gate_propose_member(const char *node_name, const char *conninfo);

@@ -31,12 +31,14 @@
 
 #include "apply/apply.h"
 #include "capture/capture.h"
+#include "capture/conflict_report.h"
 #include "config.h"
-#include "shared/conninfo.h"
+#include "shared/commit_token.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
+#include "shared/writeset.h"
 
 extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers that the server package does not bring */
 
@@ -81,17 +83,6 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node has stopped applying the log and takes no writes"),
 				 errhint("See last_error in quorum.status.")));
-	for (int i = 0; i < status.member_count; i++)
-	{
-		MemberState *member = &status.members[i];
-
-		if (status.has_quorum && member->node_id == status.leader_id && member->node_id != identity.node_id)
-			ereport(ERROR,
-					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("replicated tables are written on the leader only"),
-					 errdetail("This node is \"%s\"; the leader is \"%s\".", identity.node_name, member->node_name),
-					 errhint("Connect to \"%s\": %s", member->node_name, conninfo_for_display(member->conninfo))));
-	}
 	if (!status.has_quorum)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -116,17 +107,21 @@ gate_check_may_write(void)
 /* ---- outcomes ---- */
 
 /*
- * node.incarnation.sequence: names the proposal on every node for ever.  The incarnation is the one that proposed it, whatever the
- * worker's is by now.  The node's number never changes.
+ * The incarnation is the one that proposed it, whatever the worker's is by now.  The node's number never changes.
  */
 static const char *
 token_text(void)
 {
 	ProposalOutcome outcome;
+	ProposalToken token;
 
+	if (quorum_token[0] != '\0')
+		return pstrdup(quorum_token);
 	proposal_poll(gate.slot, &outcome);
-	return psprintf("%u.%llu.%llu", QuorumShmem->identity.node_id, (unsigned long long) outcome.incarnation,
-					(unsigned long long) gate.sequence);
+	token.origin = QuorumShmem->identity.node_id;
+	token.incarnation = outcome.incarnation;
+	token.sequence = gate.sequence;
+	return commit_token_text(&token);
 }
 
 static void
@@ -134,12 +129,12 @@ put_unknown_outcome(const char *token)
 {
 	errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN);
 	errdetail("It was proposed to the quorum and may still be committed. Transaction token: %s.", token);
-	errhint("Look for its effects, or for the token in quorum.log, before retrying.");
+	errhint("SELECT * FROM quorum.outcome('%s') on any node tells, and makes it final.", token);
 }
 
 /*
  * Called for each message that is made while the slot is held.  Its level cannot be asked for; a log message with the code of an error is
- * taken for one, which does no harm: a doubt ends with the commit.
+ * taken for one, which does no harm.
  */
 static void
 error_context(void *argument)
@@ -148,7 +143,6 @@ error_context(void *argument)
 
 	if (gate.slot == NO_SLOT || category == ERRCODE_SUCCESSFUL_COMPLETION || category == ERRCODE_WARNING)
 		return;
-	proposal_doubt(gate.slot);
 	put_unknown_outcome(token_text());
 }
 
@@ -181,22 +175,12 @@ report_unknown_outcome(int level, const char *why)
 }
 
 static void
-report_rejected(uint64 conflict_index)
+report_rejected(const ProposalOutcome *outcome)
 {
 	proposal_release(gate.slot);
 	forget_slot();
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_rejected, 1);
-	if (conflict_index == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not commit: an entry that a quorum agreed on came first"),
-				 errhint("Retry the transaction.")));
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not commit: another node's transaction came first"),
-			 errdetail("Log index %llu was chosen after this transaction took its locks.",
-					   (unsigned long long) conflict_index),
-			 errhint("Retry the transaction.")));
+	conflict_report(outcome->log_index, &outcome->verdict);
 }
 
 /* The regular way out. */
@@ -325,7 +309,7 @@ wait_for_verdict(bool (*is_settled) (void), long longest_wait_ms)
 			return;
 		proposal_poll(gate.slot, &outcome);
 		if (outcome.state == PROPOSAL_REJECTED)
-			report_rejected(outcome.conflict_index);
+			report_rejected(&outcome);
 		if (outcome.state == PROPOSAL_REFUSED)
 		{
 			proposal_release(gate.slot);
@@ -335,6 +319,8 @@ wait_for_verdict(bool (*is_settled) (void), long longest_wait_ms)
 		}
 		if (outcome.lost)
 			report_unknown_outcome(ERROR, "the consensus worker was restarted");
+		if (outcome.must_yield)
+			report_unknown_outcome(ERROR, "it held a lock that an earlier entry of the log needs");
 		check_interrupts();
 		check_client(&last_client_check);
 		check_timeout();
@@ -391,12 +377,6 @@ check_before_proposing(void)
 	PreCommit_CheckForSerializationFailure();
 	check_notify_queue();
 	gate_check_may_write();
-	if (!orphan_epoch_is_current(capture_orphan_epoch()))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not commit: an entry of the log that this session did not see came first"),
-				 errdetail("While this transaction ran, the log held an entry that was not applied here yet."),
-				 errhint("Retry the transaction.")));
 }
 
 /* Durability is the quorum's journal: the local WAL need not be flushed, unless local tables depend on it. */
@@ -514,24 +494,48 @@ commit_gate_init(void)
 
 /* ---- entries that do not ride on the local transaction ---- */
 
-static uint64
-propose_and_wait(ProposalKind kind, const char *payload, Size length)
+static ProposalOutcome
+propose_and_wait(ProposalKind kind, const char *payload, Size length, bool (*is_settled) (void))
 {
 	ProposalOutcome outcome;
 
 	gate_check_may_write();
 	enter(kind, payload, length);
-	wait_for_verdict(detached_is_settled, CLIENT_CHECK_INTERVAL_MS);
+	wait_for_verdict(is_settled, CLIENT_CHECK_INTERVAL_MS);
 	proposal_poll(gate.slot, &outcome);
 	proposal_release(gate.slot);
 	leave();
-	return outcome.log_index;
+	return outcome;
 }
 
 uint64
 gate_propose_detached(const char *payload, Size length)
 {
-	return propose_and_wait(PROPOSAL_DETACHED, payload, length);
+	return propose_and_wait(PROPOSAL_DETACHED, payload, length, detached_is_settled).log_index;
+}
+
+/* A rejection is an answer too. */
+static bool
+fence_is_settled(void)
+{
+	ProposalOutcome outcome;
+
+	proposal_poll(gate.slot, &outcome);
+	return outcome.state == PROPOSAL_REJECTED || detached_is_settled();
+}
+
+uint64
+gate_propose_fence(uint64 token, CertifierVerdict *verdict)
+{
+	StringInfoData payload;
+	ProposalOutcome outcome;
+
+	initStringInfo(&payload);
+	writeset_begin(&payload);
+	writeset_finish(&payload, 0, WRITESET_FENCE, token, 0, 0);
+	outcome = propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, fence_is_settled);
+	*verdict = outcome.verdict;
+	return outcome.log_index;
 }
 
 uint64
@@ -542,5 +546,5 @@ gate_propose_member(const char *node_name, const char *conninfo)
 	initStringInfo(&payload);
 	appendBinaryStringInfo(&payload, node_name, strlen(node_name) + 1);
 	appendBinaryStringInfo(&payload, conninfo, strlen(conninfo) + 1);
-	return propose_and_wait(PROPOSAL_ADD_MEMBER, payload.data, payload.len);
+	return propose_and_wait(PROPOSAL_ADD_MEMBER, payload.data, payload.len, detached_is_settled).log_index;
 }

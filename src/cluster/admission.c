@@ -138,6 +138,20 @@ make_answer(FunctionCallInfo fcinfo, uint64 cluster_id, uint32 node_id, uint64 c
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(row_type), values, nulls));
 }
 
+/* The reach of the joiner is tried from here, and only a leader changes the configuration. */
+static void
+check_leads(void)
+{
+	NodeStatus	status;
+
+	shmem_get_status(&status);
+	if (status.role != NODE_LEADER)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("members are admitted by the leader only"),
+				 errhint("Retry: quorum.join_cluster() finds the leader by itself.")));
+}
+
 Datum
 quorum_request_membership(PG_FUNCTION_ARGS)
 {
@@ -153,6 +167,7 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 
 	require_membership(&identity);
 	gate_check_may_write();
+	check_leads();
 	check_node_name(node_name);
 	check_conninfo(conninfo, "conninfo");
 	lock_membership();

@@ -32,6 +32,7 @@
 #include "cluster/node_check.h"
 #include "cluster/table_check.h"
 #include "cluster/table_copy.h"
+#include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
 #include "shared/writeset.h"
@@ -179,7 +180,7 @@ activate(Oid relation_id, uint64 table_id, uint64 row_count)
 	replicated_table_activate_locally(relation_id, table_id, row_count);
 	initStringInfo(&control);
 	writeset_put_table_activate(&control, table_id, row_count);
-	capture_add_control(control.data, control.len);
+	capture_add_control(control.data, control.len, table_id, relation_id);
 	pfree(control.data);
 }
 
@@ -228,14 +229,14 @@ report_failed_copy(Relation relation, uint64 table_id, ErrorData *error)
 }
 
 static uint64
-copy_table(Relation relation, uint64 table_id, const char *definition)
+copy_table(Relation relation, uint64 table_id, const char *definition, uint64 base)
 {
 	MemoryContext context = CurrentMemoryContext;
 	uint64		row_count = 0;
 
 	PG_TRY();
 	{
-		table_copy_send_definition(relation, table_id, definition);
+		table_copy_send_definition(relation, table_id, definition, base);
 		row_count = table_copy_send_rows(relation, table_id);
 	}
 	PG_CATCH();
@@ -260,18 +261,20 @@ quorum_replicate(PG_FUNCTION_ARGS)
 	char	   *definition;
 	uint64		table_id;
 	uint64		row_count;
+	uint64		base;
 
 	require_membership(&identity);
 	gate_check_may_write();
 	check_caller_may_replicate(relation_id);
 	relation = open_table(relation_id, ShareRowExclusiveLock);
+	base = turn_applied_index();	/* before it is looked whether the name is free */
 	check_not_replicated(relation, identity.node_id);
 	check_table_is_replicable(relation);
 	definition = table_definition(relation_id);
 	check_members(relation, identity.node_id, table_shape(relation_id), definition);
 
 	table_id = draw_table_id(identity.node_id);
-	row_count = copy_table(relation, table_id, definition);
+	row_count = copy_table(relation, table_id, definition, base);
 	relation_close(relation, NoLock);	/* locked, but not open: or else it could get no triggers */
 	activate(relation_id, table_id, row_count);
 	ereport(NOTICE,
@@ -336,6 +339,6 @@ quorum_unreplicate(PG_FUNCTION_ARGS)
 	writeset_put_table_forget(&control, table.table_id);
 	relation_close(relation, NoLock);	/* locked, but not open: or else its triggers could not be dropped */
 	replicated_table_forget_locally(table.table_id);
-	capture_add_control(control.data, control.len);
+	capture_add_control(control.data, control.len, table.table_id, relation_id);
 	PG_RETURN_VOID();
 }

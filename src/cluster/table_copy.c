@@ -15,8 +15,10 @@
 
 #include "access/heapam.h"
 #include "access/tableam.h"
+#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -25,7 +27,6 @@
 
 #include "capture/capture.h"
 #include "cluster/table_copy.h"
-#include "shared/proposal_queue.h"
 #include "shared/writeset.h"
 
 #define CHUNK_ROWS 10000
@@ -42,27 +43,36 @@ typedef struct RowSender
 	TimestampTz last_report;
 } RowSender;
 
-/*
- * The base is now: what the entry says of the table cannot have been changed by anybody since it was locked.
- */
+/* Most of these entries depend on nothing that others could change: the table is not replicated yet. */
 static void
-propose_one(StringInfo payload)
+propose_one(StringInfo payload, uint64 base, uint32 key_count)
 {
-	writeset_finish(payload, turn_applied_index(), 1);
+	writeset_finish(payload, base, 0, 0, key_count, 1);
 	(void) gate_propose_detached(payload->data, payload->len);
 	pfree(payload->data);
 }
 
+/* Two nodes that replicate tables of one name at the same time: the second in the log is rejected. */
+static uint64
+certified_name_hash(Relation relation)
+{
+	char	   *name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+												  RelationGetRelationName(relation));
+
+	return hash_bytes_extended((unsigned char *) name, strlen(name), 0);
+}
+
 void
-table_copy_send_definition(Relation relation, uint64 table_id, const char *definition)
+table_copy_send_definition(Relation relation, uint64 table_id, const char *definition, uint64 base)
 {
 	StringInfoData payload;
 
 	initStringInfo(&payload);
 	writeset_begin(&payload);
+	writeset_put_certified_key(&payload, certified_name_hash(relation), CERTIFIER_TABLE_EXCLUSIVE, 0);
 	writeset_put_table_create(&payload, table_id, get_namespace_name(RelationGetNamespace(relation)),
 							  RelationGetRelationName(relation), definition);
-	propose_one(&payload);
+	propose_one(&payload, base, 1);
 }
 
 void
@@ -73,7 +83,7 @@ table_copy_send_forget(uint64 table_id)
 	initStringInfo(&payload);
 	writeset_begin(&payload);
 	writeset_put_table_forget(&payload, table_id);
-	propose_one(&payload);
+	propose_one(&payload, 0, 0);
 }
 
 static void
@@ -87,7 +97,7 @@ send_chunk(RowSender *sender)
 	writeset_begin(&payload);
 	writeset_put_table_rows(&payload, sender->table_id, sender->chunk_rows);
 	appendBinaryStringInfo(&payload, sender->rows.data, sender->rows.len);
-	propose_one(&payload);
+	propose_one(&payload, 0, 0);
 	sender->sent_rows += sender->chunk_rows;
 	sender->chunk_rows = 0;
 	resetStringInfo(&sender->rows);

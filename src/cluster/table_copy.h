@@ -13,7 +13,7 @@
  * Each of them proposes entries of their own and waits until this node has applied them; interruptible, and an error leaves what was
  * sent so far in the log: the table then stays in state copying until it is replicated again or unreplicated.
  */
-extern void table_copy_send_definition(Relation relation, uint64 table_id, const char *definition);
+extern void table_copy_send_definition(Relation relation, uint64 table_id, const char *definition, uint64 base);
 
 /* The rows that a snapshot taken now sees, in chunks; returns their number.  Tells its progress. */
 extern uint64 table_copy_send_rows(Relation relation, uint64 table_id);

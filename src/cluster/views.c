@@ -1,6 +1,6 @@
 /*
  * views.c
- *	  The functions beneath quorum.status, quorum.nodes, quorum.stats and quorum.log.
+ *	  The functions beneath quorum.status, quorum.nodes, quorum.stats, quorum.conflicts and quorum.log.
  *
  * Runs in client backends.  Must never wait for anything that the state of the cluster could delay: these views are what one looks at
  * when nothing works.  So they read shared memory, and the log's files, and nothing else.
@@ -20,6 +20,7 @@
 
 #include "cluster/node_check.h"
 #include "shared/chosen_log.h"
+#include "shared/conflicts.h"
 #include "shared/conninfo.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
@@ -28,6 +29,7 @@ PG_FUNCTION_INFO_V1(quorum_node_status);
 PG_FUNCTION_INFO_V1(quorum_node_members);
 PG_FUNCTION_INFO_V1(quorum_node_counters);
 PG_FUNCTION_INFO_V1(quorum_log_entries);
+PG_FUNCTION_INFO_V1(quorum_last_conflicts);
 
 #define MAX_COLUMNS 20
 
@@ -263,6 +265,34 @@ quorum_node_counters(PG_FUNCTION_ARGS)
 	put_uint64(&row, status->frames_sent);
 	put_uint64(&row, status->frames_received);
 	return row_datum(fcinfo, &row);
+}
+
+/* ---- quorum.conflicts ---- */
+
+Datum
+quorum_last_conflicts(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Conflict   *conflicts = palloc(CONFLICTS_KEPT * sizeof(Conflict));
+	int			count;
+
+	require_shared_state();
+	InitMaterializedSRF(fcinfo, 0);
+	count = conflicts_get(conflicts);
+	for (int i = 0; i < count; i++)
+	{
+		RowBuilder	row = {0};
+
+		put(&row, TimestampTzGetDatum(conflicts[i].occurred_at));
+		put_text(&row, conflicts[i].schema_name);
+		put_text(&row, conflicts[i].table_name);
+		put_text(&row, conflicts[i].key);
+		put_uint64(&row, conflicts[i].log_index);
+		put_text(&row, conflicts[i].winner_node);
+		put_uint64(&row, conflicts[i].winner_index);
+		tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
+	}
+	return (Datum) 0;
 }
 
 /* ---- quorum.log ---- */

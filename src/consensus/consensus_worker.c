@@ -37,8 +37,7 @@
 #include "shared/proposal_queue.h"
 
 #define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
-#define QUEUED_PATIENCE_MS 1000		/* a leader without a fresh quorum holds queued transactions this long, then refuses them */
-#define APPLY_DELAY_MS 5			/* a follower gathers entries this long, or this many, for one local transaction */
+#define APPLY_DELAY_MS 5			/* entries that nobody here waits for are gathered this long, or this many, for one local transaction */
 #define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
 #define GATHER_US 1000				/* while a batch is in flight, the next one is gathered at most this long */
@@ -200,14 +199,20 @@ on_link(void *context, uint32 node_id, bool up)
 static bool
 offer(const QueuedProposal *proposal)
 {
+	static const CertifierVerdict impossible = {0};
 	bool		taken;
 
 	if (proposal->kind == PROPOSAL_ADD_MEMBER)
 	{
+		if (!worker.leads)
+		{
+			proposal_refuse_taken(proposal->slot);
+			return true;
+		}
 		if (!members_propose_new(proposal->payload, proposal->length, proposal->sequence, &taken))
 		{
 			proposal_payload_done(proposal->slot);
-			proposal_learned(proposal->sequence, 0, false, 0);
+			proposal_learned(proposal->sequence, 0, false, &impossible);
 			return true;
 		}
 	}
@@ -251,17 +256,18 @@ static void
 take_proposals(const PaxosStatus *status, bool may_write)
 {
 	QueuedProposal proposal;
+	bool		accepts = members_accept_proposals(status);
 
 	worker.gathers = false;
 	worker.delivered_own = false;
-	if (!may_write || !status->quorum_is_fresh)
+	if (!may_write || !accepts)
 		pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
 	if (!may_write)
 	{
 		proposal_refuse_queued(0);
 		return;
 	}
-	if (!status->quorum_is_fresh)
+	if (!accepts)
 	{
 		proposal_refuse_queued(QUEUED_PATIENCE_MS);
 		return;
@@ -333,20 +339,22 @@ publish(const PaxosStatus *status)
 }
 
 /*
- * On the leader, backends wait for whatever is before them in the log.  On a follower nobody does, and a local transaction for several entries
+ * Backends of this node wait for whatever is before them in the log.  What nobody waits for is gathered: a local transaction for several entries
  * costs little more than one for a single entry.
  */
 static void
 wake_apply_worker(void)
 {
 	uint64		now_ms;
+	bool		is_urgent = worker.apply_is_urgent;
 
+	worker.apply_is_urgent = false;
 	if (worker.entries_to_apply == 0)
 		return;
 	now_ms = worker_now_ms();
 	if (worker.apply_deadline_ms == 0)
 		worker.apply_deadline_ms = now_ms + APPLY_DELAY_MS;
-	if (!worker.leads && worker.entries_to_apply < APPLY_BATCH_ENTRIES && now_ms < worker.apply_deadline_ms)
+	if (!is_urgent && worker.entries_to_apply < APPLY_BATCH_ENTRIES && now_ms < worker.apply_deadline_ms)
 		return;
 	worker.entries_to_apply = 0;
 	worker.apply_deadline_ms = 0;
@@ -389,6 +397,7 @@ one_turn(void)
 	}
 	paxos_status(worker.core, worker_now_ms(), &status);
 	worker.leads = status.role == PAXOS_LEADER;
+	worker.apply_is_urgent |= status.outstanding_proposals > 0;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
 	take_proposals(&status, may_write);

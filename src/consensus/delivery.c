@@ -72,21 +72,43 @@ delivery_note_place(PaxosSlot slot, JournalPlace place)
 	entry->place = place;
 }
 
+/* Fresh memory of the system's, which it gives page by page as it is used. */
+static void
+create_certifier(void)
+{
+	void	   *memory = calloc(1, certifier_memory_size(CERTIFIER_KEY_CAPACITY, CERTIFIER_TOKEN_CAPACITY));
+
+	if (memory == NULL)
+		ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	certifier_init(&certifier, memory, CERTIFIER_KEY_CAPACITY, CERTIFIER_TOKEN_CAPACITY);
+}
+
 /* A write set that cannot be read is the same on every node, so rejecting it is a verdict like any other. */
 static LogVerdict
-data_verdict(const PaxosChosen *chosen, uint64 *conflict_index)
+data_verdict(const PaxosChosen *chosen, CertifierVerdict *verdict)
 {
 	PaxosValue *value = chosen->value;
 	WriteSetHeader header;
+	CertifierEntry entry = {.index = chosen->slot};
 
+	verdict->reason = CERTIFIER_MALFORMED;
+	verdict->conflict_index = chosen->slot;
 	if (!writeset_peek_header((const char *) value->bytes, value->length, &header))
 		return LOG_VERDICT_REJECTED;
-	*conflict_index = certify(&certifier, chosen->slot, value->id.origin, value->id.incarnation, header.base);
-	return *conflict_index != 0 ? LOG_VERDICT_REJECTED : LOG_VERDICT_APPLY;
+	entry.proposal = certifier_proposal_token(value->id.origin, value->id.incarnation, value->id.sequence);
+	entry.base = header.base;
+	entry.token = header.token;
+	entry.is_fence = (header.flags & WRITESET_FENCE) != 0;
+	entry.key_count = header.key_count;
+	entry.keys = (const uint8 *) header.keys;
+	if (certifier.keys.capacity == 0)
+		create_certifier();
+	certify(&certifier, &entry, verdict);
+	return verdict->reason == CERTIFIER_APPLY ? LOG_VERDICT_APPLY : LOG_VERDICT_REJECTED;
 }
 
 static LogVerdict
-verdict_of(const PaxosChosen *chosen, uint64 *conflict_index)
+verdict_of(const PaxosChosen *chosen, CertifierVerdict *verdict)
 {
 	if (chosen->duplicate)
 		return LOG_VERDICT_DUPLICATE;
@@ -98,14 +120,14 @@ verdict_of(const PaxosChosen *chosen, uint64 *conflict_index)
 			members_take_config(chosen->slot, (const char *) chosen->value->bytes, chosen->value->length);
 			return LOG_VERDICT_CONFIG;
 		case PAXOS_VALUE_DATA:
-			return data_verdict(chosen, conflict_index);
+			return data_verdict(chosen, verdict);
 	}
 	elog(FATAL, "chosen value of unknown kind %d at log index %llu", (int) chosen->value->kind,
 		 (unsigned long long) chosen->slot);
 }
 
 static void
-make_item(const PaxosChosen *chosen, LogItem *item)
+make_item(const PaxosChosen *chosen, LogItem *item, CertifierVerdict *verdict)
 {
 	PaxosValue *value = chosen->value;
 	PlaceOfSlot *place = place_of(chosen->slot);
@@ -114,7 +136,10 @@ make_item(const PaxosChosen *chosen, LogItem *item)
 		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
 
 	memset(item, 0, sizeof(LogItem));
-	item->verdict = verdict_of(chosen, &item->conflict_index);
+	memset(verdict, 0, sizeof(CertifierVerdict));
+	item->verdict = verdict_of(chosen, verdict);
+	item->reason = (uint8) verdict->reason;
+	item->conflict_index = verdict->conflict_index;
 	item->value_kind = (uint8) value->kind;
 	item->origin = value->id.origin;
 	item->incarnation = value->id.incarnation;
@@ -126,7 +151,7 @@ make_item(const PaxosChosen *chosen, LogItem *item)
 }
 
 static void
-tell_backends(uint64 first_index, const LogItem *items, int count)
+tell_backends(uint64 first_index, const LogItem *items, const CertifierVerdict *verdicts, int count)
 {
 	for (int i = 0; i < count; i++)
 	{
@@ -134,11 +159,10 @@ tell_backends(uint64 first_index, const LogItem *items, int count)
 
 		if (item->origin != worker.journal_identity.node_id || item->incarnation != worker.incarnation)
 			continue;
-		worker.delivered_own = true;
+		worker.delivered_own = worker.apply_is_urgent = true;
 		/* a duplicate whose first occurrence told finds nobody; one that is too old to be known took no effect */
 		proposal_learned(item->sequence, first_index + i,
-						 item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_CONFIG,
-						 item->conflict_index);
+						 item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_CONFIG, &verdicts[i]);
 	}
 }
 
@@ -146,17 +170,18 @@ void
 delivery_chosen(const PaxosChosen *chosen, size_t count)
 {
 	LogItem		items[ITEMS_PER_WRITE];
+	CertifierVerdict verdicts[ITEMS_PER_WRITE];
 
 	for (size_t done = 0; done < count;)
 	{
 		int			batch = Min(count - done, ITEMS_PER_WRITE);
 
 		for (int i = 0; i < batch; i++)
-			make_item(&chosen[done + i], &items[i]);
+			make_item(&chosen[done + i], &items[i], &verdicts[i]);
 		last_delivered = chosen[done + batch - 1].slot;
 		chosen_log_write(chosen[done].slot, items, batch);
 		if (!worker.restoring)
-			tell_backends(chosen[done].slot, items, batch);
+			tell_backends(chosen[done].slot, items, verdicts, batch);
 		if (publish_chosen_index(chosen[done + batch - 1].slot))
 			worker.entries_to_apply += batch;
 		done += batch;

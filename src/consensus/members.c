@@ -121,12 +121,28 @@ members_promote_learners(const PaxosStatus *status)
 	}
 }
 
+/* A transaction that is proposed now is likely to end well, on whichever node. */
+bool
+members_accept_proposals(const PaxosStatus *status)
+{
+	if (!status->quorum_is_fresh || !turn_is_initialised() || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
+		return false;
+	return status->role != PAXOS_LEADER || (status->leader_is_ready && turn_applied_index() >= status->adopted_slot);
+}
+
+/*
+ * Backends may queue: proposals are accepted, or were a moment ago.  An election takes less than that moment, so failover refuses few; a node
+ * in a minority refuses at once when it has passed.
+ */
 bool
 members_may_write(const PaxosStatus *status)
 {
-	return status->role == PAXOS_LEADER && status->leader_is_ready && status->has_quorum &&
-		turn_is_initialised() && turn_applied_index() >= status->adopted_slot &&
-		pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0;
+	uint64		now_ms = worker_now_ms();
+
+	if (members_accept_proposals(status))
+		worker.accepted_proposals_ms = now_ms;
+	return worker.accepted_proposals_ms != 0 && now_ms - worker.accepted_proposals_ms < QUEUED_PATIENCE_MS &&
+		turn_is_initialised() && pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0;
 }
 
 static NodeRole

@@ -16,6 +16,7 @@
 
 #define WINDOW_SLOTS 4096			/* a power of two */
 #define WINDOW_BYTES (96 * 1024 * 1024)
+#define QUEUED_PATIENCE_MS 1000		/* a node without a fresh quorum holds queued transactions this long, then refuses them */
 
 typedef struct ConsensusWorker
 {
@@ -32,11 +33,13 @@ typedef struct ConsensusWorker
 	uint64		journal_syncs;
 
 	bool		leads;
+	uint64		accepted_proposals_ms;	/* when proposals were last accepted; 0: never */
 	bool		gathers;		/* a batch is in flight and the next is gathered */
 	int64		batch_taken_us;	/* when the last batch of proposals was taken */
 	bool		delivered_own;	/* since the proposals were last looked at */
 	uint64		entries_to_apply;	/* delivered since the apply worker was last woken */
 	uint64		apply_deadline_ms;	/* when it is to be woken; 0: not */
+	bool		apply_is_urgent;	/* somebody here waits for what was delivered: it is to be woken at the end of this turn */
 
 	/* configuration in force, as the host sees it */
 	uint64		config_slot;
@@ -69,6 +72,7 @@ extern void members_connect_peers(void);
 extern bool members_propose_new(const char *payload, Size length, uint64 sequence, bool *taken);
 extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
+extern bool members_accept_proposals(const PaxosStatus *status);
 extern bool members_may_write(const PaxosStatus *status);
 
 #endif							/* QUORUM_WORKER_INTERNAL_H */

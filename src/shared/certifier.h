@@ -1,27 +1,102 @@
 /*
  * certifier.h
- *	  Certification: the verdict over an entry, from the log alone, the same on every node.
+ *	  Certification: the verdict over an entry of the log, from the log alone, the same on every node.
  *
- * Pure: no shared memory, no tables.  In this version the granularity is a node: an entry is rejected iff an entry of another
- * (origin, incarnation) was chosen with verdict APPLY in (base, its own index), where base is the applied index of its origin when the
- * transaction took its first lock on a replicated row.  Transactions of one origin hold Postgres' own locks against each other,
- * so they need no certification among themselves (an abandoned one: see orphan_epoch in proposal_queue.h).
+ * Pure: no shared memory, no tables, no allocation.  Each entry lists keys: what its transaction wrote, locked or, if it is
+ * serializable, read; each with a mode and a *base*, an index up to which its node had applied the log when it got the key (for a lock: or
+ * later, while it was held).  An entry at index i is rejected iff for one of its keys an entry in (base, i) took effect that has the same key in a
+ * mode that conflicts.  So of two transactions that did not see each other the first in the log wins, whatever nodes they ran on.
+ *
+ * The modes of rows are PostgreSQL's four row locks, with its conflict table (documentation, "Row-Level Locks"); those of tables
+ * are what its table locks come to when only replicated writes matter.  What is only read conflicts with later writers in no way, since an
+ * entry's place in the order is its index (backward validation: Härder, "Observations on optimistic concurrency control schemes", 1984).
+ *
+ * Memory is bounded: the certifier remembers the newest `key_capacity` pairs of key and mode.  The *floor* is the index of the last one
+ * that it forgot; an entry with an older base cannot be certified and is rejected.  Memory and floor are functions of the log alone, so the
+ * capacity is part of the protocol: it must be the same on all nodes.
  */
 #ifndef QUORUM_CERTIFIER_H
 #define QUORUM_CERTIFIER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#define CERTIFIER_KEY_CAPACITY (1u << 20)	/* the cluster's; tests use less */
+#define CERTIFIER_TOKEN_CAPACITY (1u << 18)	/* tokens that clients chose, and fences */
+#define CERTIFIER_KEY_BYTES 13		/* big endian: u64 hash, u8 mode, u32 by how much its base is above the entry's */
+
+typedef enum CertifierMode
+{
+	CERTIFIER_KEY_SHARE = 0,
+	CERTIFIER_SHARE,
+	CERTIFIER_NO_KEY_UPDATE,
+	CERTIFIER_UPDATE,
+	CERTIFIER_TABLE_ROW_SHARE,	/* any lock of the table that only ACCESS EXCLUSIVE and its like conflict with */
+	CERTIFIER_TABLE_ROW_EXCLUSIVE,	/* it writes rows */
+	CERTIFIER_TABLE_SHARE,
+	CERTIFIER_TABLE_EXCLUSIVE,	/* TRUNCATE, LOCK TABLE from SHARE ROW EXCLUSIVE on, DDL, more rows than can be listed */
+	CERTIFIER_READ,				/* from here on: checked, but in nobody's way */
+	CERTIFIER_TABLE_READ,
+	CERTIFIER_MODE_COUNT
+} CertifierMode;
+
+/* The newest `capacity` pairs of key and index, in the order in which they were put in. */
+typedef struct RecentIndexes
+{
+	uint32_t	capacity;		/* a power of two */
+	uint64_t	put_count;
+	struct RecentIndex *ring;	/* [capacity] */
+	struct RecentIndex *map;	/* [2 * capacity], open addressing; index 0: free */
+} RecentIndexes;
 
 typedef struct Certifier
 {
-	uint32_t	last_origin;	/* of the last applied entry */
-	uint64_t	last_incarnation;
-	uint64_t	last_index;		/* of that origin and incarnation's last applied entry */
-	uint64_t	last_other_index;	/* of the last applied entry of anybody else */
+	RecentIndexes keys;
+	RecentIndexes tokens;
+	uint64_t	floor;			/* keys of entries up to here may be forgotten */
+	bool		has_fences;
 } Certifier;
 
-/* The index of the entry that makes this one fail, or 0: it is to be applied, and the certifier has taken note of it. */
-extern uint64_t certify(Certifier *certifier, uint64_t index, uint32_t origin, uint64_t incarnation, uint64_t base);
+typedef enum CertifierReason
+{
+	CERTIFIER_APPLY = 0,
+	CERTIFIER_CONFLICT,			/* key_number lost against conflict_index */
+	CERTIFIER_TOO_OLD,			/* its base is below the floor, which is conflict_index */
+	CERTIFIER_TOKEN_COMMITTED,	/* the transaction with its token took effect at conflict_index */
+	CERTIFIER_FENCED,			/* its token was fenced at conflict_index */
+	CERTIFIER_MALFORMED
+} CertifierReason;
+
+typedef struct CertifierEntry
+{
+	uint64_t	index;
+	uint64_t	proposal;		/* certifier_proposal_token of its id */
+	uint64_t	base;			/* the lowest of its keys' */
+	uint64_t	token;			/* hash of the client's token, or of what is to be fenced; 0: none */
+	bool		is_fence;		/* it only makes sure that whatever has that token never takes effect */
+	uint32_t	key_count;
+	const uint8_t *keys;		/* key_count times CERTIFIER_KEY_BYTES */
+} CertifierEntry;
+
+typedef struct CertifierVerdict
+{
+	CertifierReason reason;
+	uint64_t	conflict_index;
+	uint32_t	key_number;		/* from 0, in the entry's order */
+} CertifierVerdict;
+
+/* `memory` holds certifier_memory_size() zeroed bytes, aligned for uint64_t; capacities are powers of two. */
+extern size_t certifier_memory_size(uint32_t key_capacity, uint32_t token_capacity);
+extern void certifier_init(Certifier *certifier, void *memory, uint32_t key_capacity, uint32_t token_capacity);
+
+/* The token of a proposal for which its client chose none. */
+extern uint64_t certifier_proposal_token(uint32_t origin, uint64_t incarnation, uint64_t sequence);
+
+/* Entries come in log order.  With CERTIFIER_APPLY the certifier has taken note of the entry. */
+extern void certify(Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *verdict);
+
+/* For writers of entries. */
+extern void certifier_put_key(uint8_t *bytes, uint64_t hash, CertifierMode mode, uint32_t base_offset);
 
 #endif							/* QUORUM_CERTIFIER_H */

@@ -8,10 +8,10 @@
  * Item i stands at offset (i - 1) * 64, numbers big endian:
  *
  *	   0  u64  index, i itself
- *	   8  u8   format version, 1
+ *	   8  u8   format version, 2
  *	   9  u8   verdict
  *	  10  u8   kind of the value (PaxosValueKind)
- *	  11  u8   zero
+ *	  11  u8   why it was rejected (CertifierReason)
  *	  12  u32  origin
  *	  16  u64  incarnation
  *	  24  u64  sequence
@@ -46,7 +46,7 @@
 #include "shared/chosen_log.h"
 #include "shared/shmem.h"
 
-#define CHOSEN_LOG_VERSION 1
+#define CHOSEN_LOG_VERSION 2
 #define CHOSEN_LOG_ITEM_BYTES 64
 #define CHOSEN_LOG_ITEM_CRC_OFFSET 60
 #define CHOSEN_LOG_READ_AHEAD_ITEMS 64
@@ -114,6 +114,7 @@ encode_item(uint8 *bytes, uint64 index, const LogItem *item)
 	bytes[8] = CHOSEN_LOG_VERSION;
 	bytes[9] = (uint8) item->verdict;
 	bytes[10] = item->value_kind;
+	bytes[11] = item->reason;
 	put_uint32(bytes + 12, item->origin);
 	put_uint64(bytes + 16, item->incarnation);
 	put_uint64(bytes + 24, item->sequence);
@@ -140,6 +141,7 @@ decode_item(const uint8 *bytes, uint64 index, LogItem *item)
 
 	item->verdict = (LogVerdict) bytes[9];
 	item->value_kind = bytes[10];
+	item->reason = bytes[11];
 	item->origin = get_uint32(bytes + 12);
 	item->incarnation = get_uint64(bytes + 16);
 	item->sequence = get_uint64(bytes + 24);

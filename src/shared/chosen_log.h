@@ -36,6 +36,7 @@ typedef struct LogItem
 	uint32		origin;
 	uint64		incarnation;
 	uint64		sequence;
+	uint8		reason;			/* CertifierReason: why it was REJECTED */
 	uint64		conflict_index; /* REJECTED: the entry that won */
 	uint64		segment_number;
 	uint32		offset;

@@ -9,7 +9,8 @@
  *	 2. The row's index only grows.
  *	 3. The TID in shared memory is that of a version that was committed and the newest when it was published.  VACUUM FULL may have
  *		moved it since: what is found there is verified, and searched for if it is not the row.
- *	 4. It is read with SnapshotSelf only.  Such reads take no predicate locks, so an update finds nobody to conflict with.
+ *	 4. It is scanned with SnapshotSelf and SnapshotAny only, which are no MVCC snapshots.  Such reads take no predicate locks, so an update
+ *		finds nobody to conflict with.
  *
  * Locks: RowExclusiveLock on quorum.position to the end of the transaction.
  */
@@ -34,7 +35,9 @@
 #define UPDATES_PER_PRUNE 32	/* an update by TID does not prune, as a scan would */
 
 static ItemPointerData new_tid;
+static uint64 new_index = 0;
 static bool has_new_tid = false;
+static uint64 last_committed_index = 0;
 
 Oid
 position_relid(void)
@@ -162,6 +165,7 @@ position_update(uint64 index)
 	ReleaseBuffer(buffer);
 	simple_heap_update(relation, &tuple.t_self, successor);
 	new_tid = successor->t_self;
+	new_index = index;
 	has_new_tid = true;
 	heap_freetuple(successor);
 	table_close(relation, NoLock);
@@ -171,7 +175,10 @@ void
 position_at_commit(void)
 {
 	if (has_new_tid)
+	{
 		position_set_tid(&new_tid);
+		last_committed_index = new_index;
+	}
 	has_new_tid = false;
 }
 
@@ -179,4 +186,75 @@ void
 position_at_abort(void)
 {
 	has_new_tid = false;
+}
+
+uint64
+position_last_committed(void)
+{
+	return last_committed_index;
+}
+
+/* ---- under a snapshot ---- */
+
+static bool
+is_visible(HeapTuple tuple, Snapshot snapshot, Buffer buffer)
+{
+	bool		visible;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	visible = HeapTupleSatisfiesVisibility(tuple, snapshot, buffer);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	return visible;
+}
+
+/* The newest committed version, whose place is known: what a snapshot that was just taken nearly always sees. */
+static bool
+newest_is_visible(Relation relation, Snapshot snapshot, uint64 *index)
+{
+	HeapTupleData tuple;
+	Buffer		buffer;
+	bool		visible;
+
+	if (!position_get_tid(&tuple.t_self) ||
+		ItemPointerGetBlockNumber(&tuple.t_self) >= RelationGetNumberOfBlocks(relation) ||
+		!heap_fetch(relation, SnapshotAny, &tuple, &buffer, false))
+		return false;
+	visible = is_visible(&tuple, snapshot, buffer);
+	if (visible)
+		*index = index_of(relation, &tuple);
+	ReleaseBuffer(buffer);
+	return visible;
+}
+
+/* What the snapshot sees can't be pruned while it is registered or active. */
+static bool
+any_is_visible(Relation relation, Snapshot snapshot, uint64 *index)
+{
+	TableScanDesc scan = table_beginscan(relation, SnapshotAny, 0, NULL);
+	HeapTuple	tuple;
+	bool		visible = false;
+
+	while (!visible && (tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		visible = is_visible(tuple, snapshot, ((HeapScanDesc) scan)->rs_cbuf);
+		if (visible)
+			*index = index_of(relation, tuple);
+	}
+	table_endscan(scan);
+	return visible;
+}
+
+uint64
+position_under_snapshot(Snapshot snapshot)
+{
+	Relation	relation = open_position(AccessShareLock);
+	uint64		index = 0;
+
+	if (!newest_is_visible(relation, snapshot, &index) && !any_is_visible(relation, snapshot, &index))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("no row of quorum.position is visible under a snapshot"),
+				 errhint("It must not be written to. Remove this node from the cluster and let it join as a new one.")));
+	table_close(relation, AccessShareLock);
+	return index;
 }

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "utils/snapshot.h"
+
 /* Oid of quorum.position, or InvalidOid while the extension is not there. */
 extern Oid	position_relid(void);
 
@@ -23,5 +25,13 @@ extern void position_at_abort(void);
 
 /* Finds the row with a scan, publishes its TID and returns its index; the apply worker's start. */
 extern uint64 position_find(void);
+
+/*
+ * The exact log index of an MVCC snapshot that is registered or active.  Takes no predicate lock, so it is no read in the eyes of SERIALIZABLE.
+ */
+extern uint64 position_under_snapshot(Snapshot snapshot);
+
+/* Index of the last replicated transaction that this session has committed; 0: none yet. */
+extern uint64 position_last_committed(void);
 
 #endif							/* QUORUM_POSITION_H */

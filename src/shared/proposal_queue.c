@@ -142,15 +142,6 @@ list_remove_queued(int slot)
 		proposal_queue->queue_tail = item->previous;
 }
 
-/* It is an orphan now, or none at all. */
-static void
-end_doubt(ProposalSlot *item)
-{
-	if (item->is_doubtful)
-		proposal_queue->orphans_outstanding--;
-	item->is_doubtful = false;
-}
-
 dsa_pointer
 proposal_free_slot(int slot)
 {
@@ -159,7 +150,6 @@ proposal_free_slot(int slot)
 
 	if (item->state == PROPOSAL_CHOSEN && item->kind != PROPOSAL_WRITE_SET)
 		proposal_queue->detached_waiting--;
-	end_doubt(item);
 	memset(item, 0, sizeof(ProposalSlot));
 	waiting_index[slot] = 0;
 	item->next = proposal_queue->free_head;
@@ -260,9 +250,10 @@ proposal_poll(int slot, ProposalOutcome *outcome)
 	SpinLockAcquire(&proposal_queue->mutex);
 	outcome->state = item->state;
 	outcome->log_index = item->log_index;
-	outcome->conflict_index = item->conflict_index;
+	outcome->verdict = item->verdict;
 	outcome->incarnation = item->incarnation;
 	outcome->lost = item->lost;
+	outcome->must_yield = item->must_yield;
 	outcome->my_turn = item->state == PROPOSAL_CHOSEN && waiting_index[slot] != 0 &&
 		waiting_index[slot] == proposal_queue->applied_index + 1;
 	SpinLockRelease(&proposal_queue->mutex);
@@ -302,20 +293,7 @@ proposal_withdraw(int slot)
 	return withdrawn;
 }
 
-/*
- * Is the slot of no more use once its backend has gone?  A verdict that says "no" needs no one to hear it; an entry that is not a write set
- * held no locks, and neither did one whose worker is lost.  The worker may be reading the payload of a proposal that it has just taken:
- * then it is the one to free the slot (proposal_payload_done).
- */
-static bool
-is_settled_without_backend(const ProposalSlot *item)
-{
-	if (item->lost || item->state == PROPOSAL_REJECTED || item->state == PROPOSAL_REFUSED)
-		return true;
-	return item->kind != PROPOSAL_WRITE_SET && !DsaPointerIsValid(item->payload);
-}
-
-/* The epoch moves before the caller releases its locks, so whoever gets one of them afterwards finds an orphan outstanding. */
+/* The worker may be reading the payload of a proposal that it has just taken: then it is the one to free the slot. */
 void
 proposal_abandon(int slot)
 {
@@ -325,41 +303,18 @@ proposal_abandon(int slot)
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	wake_apply = waiting_index[slot] != 0;
-	item->pid = 0;
-	item->latch = NULL;
-	waiting_index[slot] = 0;
-	if (is_settled_without_backend(item))
-	{
-		proposal_queue->orphan_epoch++;
-		payload = proposal_free_slot(slot);
-	}
-	else
+	if (item->state == PROPOSAL_PROPOSED && DsaPointerIsValid(item->payload))
 	{
 		item->state = PROPOSAL_ABANDONED;
-		if (item->kind == PROPOSAL_WRITE_SET)
-			proposal_queue->orphans_outstanding++;
-		proposal_queue->orphan_epoch++;
-		end_doubt(item);
+		item->pid = 0;
+		item->latch = NULL;
 	}
+	else
+		payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
 	if (wake_apply)
 		shmem_wake_apply();
-}
-
-void
-proposal_doubt(int slot)
-{
-	ProposalSlot *item = &proposal_queue->slots[slot];
-
-	SpinLockAcquire(&proposal_queue->mutex);
-	if (!item->is_doubtful)
-	{
-		item->is_doubtful = true;
-		proposal_queue->orphans_outstanding++;
-		proposal_queue->orphan_epoch++;
-	}
-	SpinLockRelease(&proposal_queue->mutex);
 }
 
 void
@@ -396,13 +351,6 @@ proposal_queue_reset_owner(void)
 
 		if (item->state == PROPOSAL_PROPOSED)
 			item->lost = true;
-		else if (item->state == PROPOSAL_ABANDONED && item->log_index == 0)
-		{
-			if (item->kind == PROPOSAL_WRITE_SET)
-				proposal_queue->orphans_outstanding--;
-			proposal_queue->orphan_epoch++;
-			(void) proposal_free_slot(i);	/* the payload was freed when it was proposed */
-		}
 	}
 	SpinLockRelease(&proposal_queue->mutex);
 
@@ -461,7 +409,7 @@ proposal_payload_done(int slot)
 	dsa_pointer payload;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	if (item->state == PROPOSAL_ABANDONED && item->kind != PROPOSAL_WRITE_SET)
+	if (item->state == PROPOSAL_ABANDONED)
 		payload = proposal_free_slot(slot);
 	else
 	{
@@ -486,14 +434,32 @@ proposal_put_back(int slot)
 		list_append_queued(slot, true);
 	}
 	else						/* abandoned meanwhile, and never proposed */
-	{
-		if (item->kind == PROPOSAL_WRITE_SET)
-			proposal_queue->orphans_outstanding--;
-		proposal_queue->orphan_epoch++;
 		payload = proposal_free_slot(slot);
-	}
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
+}
+
+/* Instead of proposal_payload_done: nothing of it was proposed.  Only for entries that are not write sets. */
+void
+proposal_refuse_taken(int slot)
+{
+	ProposalSlot *item = &proposal_queue->slots[slot];
+	dsa_pointer payload = InvalidDsaPointer;
+	Latch	   *latch = NULL;
+
+	Assert(item->kind != PROPOSAL_WRITE_SET);
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (item->state == PROPOSAL_PROPOSED)
+	{
+		item->state = PROPOSAL_REFUSED;
+		latch = item->latch;
+	}
+	else
+		payload = proposal_free_slot(slot);	/* abandoned meanwhile */
+	SpinLockRelease(&proposal_queue->mutex);
+	free_payload(payload);
+	if (latch != NULL)
+		SetLatch(latch);
 }
 
 /* Refuses the oldest queued one if it waits for longer; returns the latch to set. */
@@ -533,21 +499,20 @@ slot_of_sequence(uint64 sequence)
 	{
 		ProposalSlot *item = &proposal_queue->slots[i];
 
-		if (item->sequence == sequence && item->log_index == 0 && !item->lost &&
-			(item->state == PROPOSAL_PROPOSED || item->state == PROPOSAL_ABANDONED))
+		if (item->sequence == sequence && item->state == PROPOSAL_PROPOSED && !item->lost)
 			return i;
 	}
 	return NO_SLOT;
 }
 
-/* The slot of a live backend learns its fate.  The caller holds the mutex. */
+/* The caller holds the mutex. */
 static void
-tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
+tell_backend(int slot, uint64 index, bool apply, const CertifierVerdict *verdict)
 {
 	ProposalSlot *item = &proposal_queue->slots[slot];
 
 	item->log_index = index;
-	item->conflict_index = conflict_index;
+	item->verdict = *verdict;
 	item->state = apply ? PROPOSAL_CHOSEN : PROPOSAL_REJECTED;
 	if (apply && item->kind == PROPOSAL_WRITE_SET)
 		waiting_index[slot] = index;
@@ -555,44 +520,24 @@ tell_backend(int slot, uint64 index, bool apply, uint64 conflict_index)
 		proposal_queue->detached_waiting++;
 }
 
-/* An abandoned write set: the apply worker performs it, or nothing is to be done.  The caller holds the mutex. */
-static dsa_pointer
-settle_abandoned(int slot, uint64 index, bool apply)
-{
-	ProposalSlot *item = &proposal_queue->slots[slot];
-
-	if (apply)
-	{
-		item->log_index = index;
-		return InvalidDsaPointer;
-	}
-	proposal_queue->orphans_outstanding--;
-	proposal_queue->orphan_epoch++;
-	return proposal_free_slot(slot);
-}
-
+/*
+ * The backend is woken though its turn may not have come yet: on a busy machine those of one batch then stand in the run queue in the order of
+ * the log, instead of each being put at its end by its predecessor.
+ */
 void
-proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_index)
+proposal_learned(uint64 sequence, uint64 index, bool apply, const CertifierVerdict *verdict)
 {
 	Latch	   *latch = NULL;
-	dsa_pointer payload = InvalidDsaPointer;
 	int			slot;
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	slot = slot_of_sequence(sequence);
-	if (slot != NO_SLOT && proposal_queue->slots[slot].state == PROPOSAL_PROPOSED)
+	if (slot != NO_SLOT)
 	{
-		tell_backend(slot, index, apply, conflict_index);
-		/*
-		 * Also one whose turn has not come yet: on a busy machine those of one batch then stand in the run queue in the order of the log,
-		 * instead of each being put at its end by its predecessor.
-		 */
+		tell_backend(slot, index, apply, verdict);
 		latch = proposal_queue->slots[slot].latch;
 	}
-	else if (slot != NO_SLOT)
-		payload = settle_abandoned(slot, index, apply);
 	SpinLockRelease(&proposal_queue->mutex);
-	free_payload(payload);
 	if (latch != NULL)
 		SetLatch(latch);
 }
@@ -627,6 +572,11 @@ proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction)
 	{
 		list_remove_queued(slot);
 		proposal_queue->slots[slot].state = PROPOSAL_REJECTED;
+		latch = proposal_queue->slots[slot].latch;
+	}
+	else if (proposal_queue->slots[slot].state == PROPOSAL_CHOSEN)
+	{
+		proposal_queue->slots[slot].must_yield = true;
 		latch = proposal_queue->slots[slot].latch;
 	}
 	SpinLockRelease(&proposal_queue->mutex);

@@ -8,14 +8,14 @@
  *	 QUEUED		consensus worker takes it -> PROPOSED; worker sees no quorum for a while -> REFUSED (25006);
  *				backend cancels -> FREE (nothing left this instance: plain cancel)
  *	 PROPOSED	learned, verdict apply -> CHOSEN; verdict reject, or a duplicate that took no effect -> REJECTED (40001);
- *				backend gives up (cancel, terminate, commit_timeout, error) -> ABANDONED (08007)
- *	 CHOSEN		its turn has come and the backend takes it -> GRANTED; backend gives up -> ABANDONED
- *	 GRANTED	commit -> FREE, the turn passes on; error -> ABANDONED
+ *				backend gives up (cancel, terminate, commit_timeout, error) -> FREE or ABANDONED (08007)
+ *	 CHOSEN		its turn has come and the backend takes it -> GRANTED; backend gives up -> FREE (08007)
+ *	 GRANTED	commit -> FREE, the turn passes on; error -> FREE (08007)
  *	 REFUSED, REJECTED	backend -> FREE
- *	 ABANDONED	no backend owns it any more; the consensus worker frees it once the outcome is learned, and the apply worker
- *				performs the entry
+ *	 ABANDONED	no backend owns it any more, but the consensus worker still reads the payload; it frees the slot
  *
- * Who owns an index stands in the log item (origin, incarnation, sequence) alone: a slot is found by its sequence.
+ * Who owns an index stands in the log item (origin, incarnation, sequence) alone: a slot is found by its sequence.  An entry whose backend has
+ * given up is the apply worker's.
  *
  * Invariants
  *	 1. applied_index grows by whoever finished index applied_index + 1, and only after its local commit is visible.
@@ -32,6 +32,8 @@
 #include "storage/backendid.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
+
+#include "shared/certifier.h"
 
 typedef enum ProposalState
 {
@@ -56,10 +58,11 @@ typedef struct ProposalOutcome
 {
 	ProposalState state;		/* CHOSEN, REJECTED or REFUSED; QUEUED or PROPOSED while still open */
 	uint64		log_index;
-	uint64		conflict_index; /* REJECTED */
+	CertifierVerdict verdict;	/* REJECTED; reason CERTIFIER_APPLY: not by the log, it stood in the way or is known by another index */
 	uint64		incarnation;	/* of this node when it was proposed; 0: it was not */
 	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
 	bool		lost;			/* the consensus worker that had proposed it is gone: the outcome will not be told */
+	bool		must_yield;		/* CHOSEN: it holds what an earlier entry needs, so it can never have its turn */
 } ProposalOutcome;
 
 extern Size proposal_queue_shmem_size(void);
@@ -77,13 +80,7 @@ extern int	proposal_submit(ProposalKind kind, const char *payload, Size length, 
 extern void proposal_poll(int slot, ProposalOutcome *outcome);
 extern bool proposal_take_turn(int slot);		/* CHOSEN and its turn -> GRANTED */
 extern bool proposal_withdraw(int slot);		/* QUEUED -> FREE; false: it has left already */
-extern void proposal_abandon(int slot);			/* PROPOSED, CHOSEN or GRANTED -> ABANDONED; bumps the orphan epoch */
-
-/*
- * An error was raised while the slot is held: it counts as an orphan from now on.  By the time of the abort callback, which gives it up,
- * its transaction is no longer running for others, who could have taken its rows already.
- */
-extern void proposal_doubt(int slot);
+extern void proposal_abandon(int slot);			/* PROPOSED, CHOSEN or GRANTED: the log decides without its backend */
 extern void proposal_release(int slot);			/* REJECTED or REFUSED, or detached and CHOSEN -> FREE */
 extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE, and turn_pass */
 
@@ -95,14 +92,6 @@ extern uint64 turn_applied_index(void);
 
 /* Does a local backend own `index` (it is CHOSEN or GRANTED)?  Then the apply worker leaves it alone. */
 extern bool turn_is_owned(uint64 index);
-
-/*
- * The local rule that stands in for key-level certification between transactions of one node: a transaction whose locks were
- * taken while an orphan (an abandoned proposal of this node) was outstanding may have seen what that orphan is to change.  A backend notes the
- * epoch at its first captured row; it may queue only if the epoch is the same and no orphan is outstanding (else 40001).
- */
-extern uint64 orphan_epoch(void);
-extern bool orphan_epoch_is_current(uint64 noted_epoch);
 
 /* Position row: its TID, valid once the apply worker has found it at start. */
 extern bool position_get_tid(ItemPointer tid);
@@ -129,29 +118,27 @@ extern void proposal_queue_reset_owner(void);	/* worker started: what an earlier
 extern bool proposal_take_queued(QueuedProposal *proposal);	/* oldest QUEUED one -> PROPOSED; its payload stays until … */
 extern void proposal_payload_done(int slot);	/* … here: the core has its copy */
 extern void proposal_put_back(int slot);		/* the core had no room: QUEUED again, as the oldest */
+extern void proposal_refuse_taken(int slot);	/* it cannot be proposed by this node: REFUSED */
 extern uint64 proposal_next_sequence(void);		/* for the worker's own configuration entries */
 extern void proposal_mark_proposed(int slot);	/* frees the payload's memory: the core has its copy */
 extern void proposal_refuse_queued(int older_than_ms);	/* all QUEUED ones that wait for longer */
 
 /*
- * Entry `index` with that sequence of this node and incarnation was delivered.  `apply`: verdict is APPLY.  Call in log order, before
- * chosen_index is published with publish_chosen_index.
+ * Entry `index` with that sequence of this node and incarnation was delivered; `apply`: it takes effect, else the verdict says why not.  Call in
+ * log order, before chosen_index is published with publish_chosen_index.
  */
-extern void proposal_learned(uint64 sequence, uint64 index, bool apply, uint64 conflict_index);
+extern void proposal_learned(uint64 sequence, uint64 index, bool apply, const CertifierVerdict *verdict);
 
 /* Returns true if entries wait for the apply worker; the caller is to wake it, at once or with more of them together. */
 extern bool publish_chosen_index(uint64 index);
-
-/* ---- apply worker ---- */
-extern void orphan_applied(uint64 index);		/* after the commit of an entry of this node that it performed; looks whether it was abandoned */
-extern void foreign_applied(void);				/* after the commit of another node's entry */
 
 /* ---- lock watcher ---- */
 
 /*
  * A backend's current local transaction stands in the way of an agreed entry.  Unless it has proposed, it may not any more: its proposal_submit
  * raises 40001, and one that is QUEUED is rejected at once.  Returns true if the caller is to cancel it; false if nothing is to be
- * done: one that has proposed is never signalled, its verdict comes from the log.
+ * done: one that has proposed is never signalled, its verdict comes from the log.  If that is there and says "apply" all the same, the transaction
+ * holds a lock that is not among its keys, and has to give way (must_yield).
  */
 extern bool proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction);
 

@@ -21,14 +21,14 @@ typedef struct ProposalSlot
 	uint64		incarnation;	/* of the worker that has proposed it; 0: not proposed */
 	uint64		sequence;
 	uint64		log_index;
-	uint64		conflict_index;
+	CertifierVerdict verdict;
 	dsa_pointer payload;
 	uint32		length;
 	int			pid;			/* of the backend that waits; 0: none */
 	Latch	   *latch;
 	TimestampTz queued_at;
 	bool		lost;
-	bool		is_doubtful;	/* counted in orphans_outstanding, though its backend has not given it up yet */
+	bool		must_yield;
 	int			next;			/* in the list of queued ones (oldest first) or of free ones */
 	int			previous;
 } ProposalSlot;
@@ -46,8 +46,6 @@ typedef struct ProposalQueue
 	/* order of commits */
 	bool		turn_initialised;
 	uint64		applied_index;
-	uint64		orphan_epoch;
-	int			orphans_outstanding;
 	int			detached_waiting;	/* CHOSEN ones that are no write set: their backend waits for applied_index */
 	bool		position_valid;
 	ItemPointerData position_tid;

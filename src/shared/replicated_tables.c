@@ -171,6 +171,24 @@ replicated_table_by_id(uint64 table_id)
 	return hash_search(tables_by_id, &table_id, HASH_FIND, NULL);
 }
 
+/* The visitor may look tables up: what is visited are those of now. */
+void
+replicated_tables_visit(void (*visitor) (Oid relid))
+{
+	HASH_SEQ_STATUS scan;
+	TableOfRelation *entry;
+	List	   *relids = NIL;
+	ListCell   *cell;
+
+	ensure_loaded();
+	hash_seq_init(&scan, tables_by_relid);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		relids = lappend_oid(relids, entry->relid);
+	foreach(cell, relids)
+		visitor(lfirst_oid(cell));
+	list_free(relids);
+}
+
 static bool
 is_locked_here(Oid relid)
 {
@@ -307,7 +325,7 @@ create_triggers(Oid relid)
 	run_as_superuser(psprintf("CREATE TRIGGER \"" CAPTURE_TRIGGER_NAME "\" AFTER INSERT OR UPDATE OR DELETE ON %s"
 							  " FOR EACH ROW EXECUTE FUNCTION quorum.capture()", table));
 	run_as_superuser(psprintf("CREATE TRIGGER \"" TRUNCATE_TRIGGER_NAME "\" BEFORE TRUNCATE ON %s"
-							  " FOR EACH STATEMENT EXECUTE FUNCTION quorum.refuse_truncate()", table));
+							  " FOR EACH STATEMENT EXECUTE FUNCTION quorum.capture_truncate()", table));
 	CommandCounterIncrement();
 	enable_always(relid, CAPTURE_TRIGGER_NAME);
 	enable_always(relid, TRUNCATE_TRIGGER_NAME);

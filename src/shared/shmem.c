@@ -106,3 +106,14 @@ shmem_get_identity(NodeIdentity *identity)
 	*identity = QuorumShmem->identity;
 	LWLockRelease(QuorumShmem->lock);
 }
+
+void
+shmem_member_name(uint32 node_id, char *name, Size size)
+{
+	snprintf(name, size, "node %u", node_id);
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	for (int i = 0; i < QuorumShmem->status.member_count; i++)
+		if (QuorumShmem->status.members[i].node_id == node_id)
+			strlcpy(name, QuorumShmem->status.members[i].node_name, size);
+	LWLockRelease(QuorumShmem->lock);
+}

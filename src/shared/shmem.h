@@ -20,6 +20,8 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "shared/conflicts.h"
+
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
 #define QUORUM_MAX_CONNINFO 1024
 #define QUORUM_DIRECTORY "pg_quorum/pgsql_tmp_journal"	/* relative to the data directory; basebackup skips such a name */
@@ -108,6 +110,7 @@ typedef struct QuorumShared
 	NodeStatus	status;			/* under lock */
 	char		last_error[1024];	/* under lock; empty if none.  Survives until the cause is gone */
 	StreamSlot	streams[QUORUM_MAX_MEMBERS];	/* under lock */
+	ConflictRing conflicts;		/* under lock */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
@@ -115,7 +118,7 @@ typedef struct QuorumShared
 	int			apply_pid;
 
 	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
-	pg_atomic_uint32 may_write;		/* 1: this node leads, is ready, its quorum is fresh: backends may queue; consensus worker writes */
+	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
 	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file */
@@ -140,5 +143,8 @@ extern void shmem_set_last_error(const char *message);
 /* Copies for readers; they take the lock shortly. */
 extern void shmem_get_status(NodeStatus *status);
 extern void shmem_get_identity(NodeIdentity *identity);
+
+/* "node 7" for one that is no member any more. */
+extern void shmem_member_name(uint32 node_id, char *name, Size size);
 
 #endif							/* QUORUM_SHMEM_H */

@@ -1,6 +1,6 @@
 /*
  * turn.c
- *	  The order of commits: whose turn it is, the applied index, orphans, the place of the position row.
+ *	  The order of commits: whose turn it is, the applied index, the place of the position row.
  *
  * Runs in client backends, the consensus worker and the apply worker.  See proposal_queue.h for the invariants.  Everything is under
  * the proposal queue's spinlock; latches are set after it is released.
@@ -92,14 +92,23 @@ proposal_finish(int slot)
 	wake_up(index, advanced, &wakeup);
 }
 
+/*
+ * Asked for each row that is captured or locked.  What is read without the mutex may be a little old, which is safe for a base; never too old
+ * for somebody who got a lock from the transaction that moved it: taking and giving locks are barriers.
+ */
 uint64
 turn_applied_index(void)
 {
 	uint64		index;
 
+#ifdef PG_HAVE_8BYTE_SINGLE_COPY_ATOMICITY
+	index = *(volatile uint64 *) &proposal_queue->applied_index;
+	pg_read_barrier();
+#else
 	SpinLockAcquire(&proposal_queue->mutex);
 	index = proposal_queue->applied_index;
 	SpinLockRelease(&proposal_queue->mutex);
+#endif
 	return index;
 }
 
@@ -135,28 +144,6 @@ turn_is_initialised(void)
 	return initialised;
 }
 
-uint64
-orphan_epoch(void)
-{
-	uint64		epoch;
-
-	SpinLockAcquire(&proposal_queue->mutex);
-	epoch = proposal_queue->orphan_epoch;
-	SpinLockRelease(&proposal_queue->mutex);
-	return epoch;
-}
-
-bool
-orphan_epoch_is_current(uint64 noted_epoch)
-{
-	bool		current;
-
-	SpinLockAcquire(&proposal_queue->mutex);
-	current = proposal_queue->orphan_epoch == noted_epoch && proposal_queue->orphans_outstanding == 0;
-	SpinLockRelease(&proposal_queue->mutex);
-	return current;
-}
-
 bool
 position_get_tid(ItemPointer tid)
 {
@@ -189,33 +176,4 @@ publish_chosen_index(uint64 index)
 	pg_memory_barrier();
 	applied_index = turn_applied_index();
 	return applied_index < index && !turn_is_owned(applied_index + 1);
-}
-
-/* ---- apply worker ---- */
-
-void
-orphan_applied(uint64 index)
-{
-	SpinLockAcquire(&proposal_queue->mutex);
-	for (int i = 0; proposal_queue->orphans_outstanding > 0 && i < proposal_queue->slot_count; i++)
-	{
-		ProposalSlot *item = &proposal_queue->slots[i];
-
-		if (item->state == PROPOSAL_ABANDONED && item->log_index == index)
-		{
-			proposal_queue->orphan_epoch++;
-			proposal_queue->orphans_outstanding--;
-			(void) proposal_free_slot(i);	/* the payload was freed when it was proposed */
-			break;
-		}
-	}
-	SpinLockRelease(&proposal_queue->mutex);
-}
-
-void
-foreign_applied(void)
-{
-	SpinLockAcquire(&proposal_queue->mutex);
-	proposal_queue->orphan_epoch++;
-	SpinLockRelease(&proposal_queue->mutex);
 }

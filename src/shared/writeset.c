@@ -18,7 +18,7 @@
 
 #include "shared/writeset_internal.h"
 
-#define HEADER_LENGTH 14		/* u8 version, u64 base, u8 flags, u32 change count */
+#define HEADER_LENGTH 26		/* u8 version, u64 base, u8 flags, u64 token, u32 change count, u32 key count */
 
 /* ---- header ---- */
 
@@ -47,8 +47,11 @@ writeset_peek_header(const char *payload, Size length, WriteSetHeader *header)
 		return false;
 	header->base = get_u64(payload + 1);
 	header->flags = (uint8) payload[9];
-	header->change_count = get_u32(payload + 10);
-	return header->flags == 0;
+	header->token = get_u64(payload + 10);
+	header->change_count = get_u32(payload + 18);
+	header->key_count = get_u32(payload + 22);
+	header->keys = payload + HEADER_LENGTH;
+	return (header->flags & ~WRITESET_FENCE) == 0 && header->key_count <= (length - HEADER_LENGTH) / CERTIFIER_KEY_BYTES;
 }
 
 void
@@ -57,16 +60,39 @@ writeset_begin(StringInfo buffer)
 	appendStringInfoSpaces(buffer, HEADER_LENGTH);
 }
 
+/* An offset that does not fit counts as a lower base, which is safe. */
 void
-writeset_finish(StringInfo buffer, uint64 base, uint32 change_count)
+writeset_put_certified_key(StringInfo buffer, uint64 hash, CertifierMode mode, uint64 base_offset)
 {
-	uint64		base_bytes = pg_hton64(base);
-	uint32		count_bytes = pg_hton32(change_count);
+	enlargeStringInfo(buffer, CERTIFIER_KEY_BYTES);
+	certifier_put_key((uint8 *) buffer->data + buffer->len, hash, mode, (uint32) Min(base_offset, PG_UINT32_MAX));
+	buffer->len += CERTIFIER_KEY_BYTES;
+	buffer->data[buffer->len] = '\0';
+}
 
+static void
+put_u64_at(StringInfo buffer, int offset, uint64 value)
+{
+	value = pg_hton64(value);
+	memcpy(buffer->data + offset, &value, sizeof(value));
+}
+
+static void
+put_u32_at(StringInfo buffer, int offset, uint32 value)
+{
+	value = pg_hton32(value);
+	memcpy(buffer->data + offset, &value, sizeof(value));
+}
+
+void
+writeset_finish(StringInfo buffer, uint64 base, uint8 flags, uint64 token, uint32 key_count, uint32 change_count)
+{
 	buffer->data[0] = WRITESET_VERSION;
-	memcpy(buffer->data + 1, &base_bytes, sizeof(base_bytes));
-	buffer->data[9] = 0;
-	memcpy(buffer->data + 10, &count_bytes, sizeof(count_bytes));
+	put_u64_at(buffer, 1, base);
+	buffer->data[9] = flags;
+	put_u64_at(buffer, 10, token);
+	put_u32_at(buffer, 18, change_count);
+	put_u32_at(buffer, 22, key_count);
 }
 
 /* ---- writers of control operations ---- */
@@ -115,6 +141,13 @@ writeset_put_table_forget(StringInfo buffer, uint64 table_id)
 	put_operation(buffer, WRITESET_TABLE_FORGET, table_id);
 }
 
+void
+writeset_put_truncate(StringInfo buffer, uint64 table_id, bool restarts_identity)
+{
+	put_operation(buffer, WRITESET_TRUNCATE, table_id);
+	pq_sendbyte(buffer, restarts_identity ? 1 : 0);
+}
+
 /* ---- reader ---- */
 
 void
@@ -137,7 +170,7 @@ writeset_take(WriteSetReader *reader, Size length)
 }
 
 uint8
-writeset_take_u8(WriteSetReader *reader)
+writeset_read_u8(WriteSetReader *reader)
 {
 	return (uint8) *writeset_take(reader, 1);
 }
@@ -186,7 +219,8 @@ writeset_read_begin(WriteSetReader *reader, const char *payload, Size length)
 	reader->data.data[length] = '\0';
 	reader->data.len = length;
 	reader->data.maxlen = length + 1;
-	reader->data.cursor = HEADER_LENGTH;
+	reader->data.cursor = HEADER_LENGTH + reader->header.key_count * CERTIFIER_KEY_BYTES;
+	reader->header.keys = NULL;
 	reader->changes_read = 0;
 }
 
@@ -201,7 +235,7 @@ writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, ui
 			writeset_malformed("bytes follow its last change");
 		return false;
 	}
-	byte = writeset_take_u8(reader);
+	byte = writeset_read_u8(reader);
 	switch ((WriteSetOperation) byte)
 	{
 		case WRITESET_INSERT:
@@ -211,6 +245,7 @@ writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, ui
 		case WRITESET_TABLE_ROWS:
 		case WRITESET_TABLE_ACTIVATE:
 		case WRITESET_TABLE_FORGET:
+		case WRITESET_TRUNCATE:
 		case WRITESET_SEQUENCE:
 			break;
 		default:
@@ -220,4 +255,11 @@ writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, ui
 	*table_id = writeset_read_u64(reader);
 	reader->changes_read++;
 	return true;
+}
+
+bool
+writeset_next_is(const WriteSetReader *reader, WriteSetOperation operation)
+{
+	return reader->changes_read < reader->header.change_count && reader->data.cursor < reader->data.len &&
+		(uint8) reader->data.data[reader->data.cursor] == (uint8) operation;
 }

@@ -9,7 +9,6 @@
 
 /* The next `length` bytes, inside the reader's own copy; one more byte after them may be written to for a moment. */
 extern char *writeset_take(WriteSetReader *reader, Size length);
-extern uint8 writeset_take_u8(WriteSetReader *reader);
 
 extern void writeset_malformed(const char *what) pg_attribute_noreturn();
 

@@ -99,8 +99,8 @@ has_binary_form(Oid type)
  * An array's binary form names its element type by OID, which is the same everywhere only if it was assigned by hand.  The receive
  * functions of int2vector and oidvector refuse what their send functions make of an empty one.
  */
-static bool
-travels_as_text(Oid type)
+bool
+writeset_type_travels_as_text(Oid type)
 {
 	Oid			element_type;
 
@@ -110,15 +110,15 @@ travels_as_text(Oid type)
 		return true;
 	element_type = get_element_type(type);
 	if (OidIsValid(element_type))
-		return element_type >= FirstGenbkiObjectId || travels_as_text(element_type);
+		return element_type >= FirstGenbkiObjectId || writeset_type_travels_as_text(element_type);
 	switch (get_typtype(type))
 	{
 		case TYPTYPE_BASE:
 			return false;
 		case TYPTYPE_RANGE:
-			return travels_as_text(get_range_subtype(type));
+			return writeset_type_travels_as_text(get_range_subtype(type));
 		case TYPTYPE_MULTIRANGE:
-			return travels_as_text(get_range_subtype(get_multirange_range(type)));
+			return writeset_type_travels_as_text(get_range_subtype(get_multirange_range(type)));
 		default:
 			return true;
 	}
@@ -135,7 +135,7 @@ build_column(ColumnCodec *column, Form_pg_attribute attribute, MemoryContext con
 
 	column->attribute = attribute->attnum;
 	column->type = getBaseType(attribute->atttypid);
-	column->as_text = travels_as_text(column->type);
+	column->as_text = writeset_type_travels_as_text(column->type);
 	column->needs_settings = column->as_text && get_typtype(column->type) != TYPTYPE_ENUM;
 	if (column->as_text)
 	{
@@ -451,7 +451,7 @@ static void
 read_column(WriteSetReader *reader, Relation relation, ColumnCodec *column, TupleTableSlot *slot)
 {
 	int			i = column->attribute - 1;
-	uint8		format = writeset_take_u8(reader);
+	uint8		format = writeset_read_u8(reader);
 	uint32		length;
 
 	if (format == WRITESET_COLUMN_NULL)

@@ -12,6 +12,8 @@
  *	   deposes the leader nor makes its ballot rise; nor does anything when nothing is wrong.
  *	6. leader_is_replaced: a leader that hears nothing or is not heard is replaced, stops calling itself leader, and the
  *	   new one stays.
+ *	7. minority_admits_it: soon after a minority was cut off, none of its members says that a proposal is likely to end well.
+ *	8. members_serve: without trouble each member says so.
  */
 #include "sim.h"
 
@@ -55,7 +57,7 @@ sim_heal(Sim *sim)
 		sim_node_wake_at(sim, node, sim->now);
 		for (uint32_t peer = 1; peer <= SIM_MAX_NODES; peer++)
 			if (peer != id && sim->nodes[peer].exists)
-				sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_LINK, .number = peer, .link_up = true});
+				sim_link_up(sim, node, peer);
 	}
 }
 
@@ -379,6 +381,77 @@ leader_in_trouble(Sim *sim, Trouble trouble)
 	leader_must_stay(sim, leader, status.ballot, "after the end of another leader's", trouble);
 }
 
+/* ---- a minority ---- */
+
+/* Bits of the members that are cut off: as many voters as may be without a majority, and some of the learners. */
+static uint32_t
+draw_minority(Sim *sim)
+{
+	uint32_t	start = (uint32_t) sim_below(sim, sim->config.member_count);
+	uint32_t	voters_left = (count_voters(sim) - 1) / 2;
+	uint32_t	minority = 0;
+
+	for (uint32_t i = 0; i < sim->config.member_count; i++)
+	{
+		const PaxosMember *member = &sim->config.members[(start + i) % sim->config.member_count];
+
+		if (member->is_voter ? voters_left > 0 : sim_chance(sim, SIM_MILLION / 2))
+			minority |= 1u << member->node_id;
+		voters_left -= member->is_voter && voters_left > 0;
+	}
+	return minority;
+}
+
+static void
+cut_off(Sim *sim, uint32_t minority, SimTime duration)
+{
+	sim_trace(sim, "minority", 0, minority, duration, 0);
+	for (uint32_t a = 1; a <= SIM_MAX_NODES; a++)
+		for (uint32_t b = 1; b <= SIM_MAX_NODES; b++)
+			if ((minority >> a & 1) != (minority >> b & 1))
+				sim_cut(sim, a, b, duration);
+}
+
+static bool
+member_serves(Sim *sim, uint32_t id)
+{
+	PaxosStatus status;
+
+	if (!sim->nodes[id].alive)
+		return false;
+	sim_node_status(sim, &sim->nodes[id], &status);
+	return status.quorum_is_fresh;
+}
+
+/* The last answers are two heartbeats old before the leader says so, its last word before that three; one more till the next; and the ways. */
+static void
+minority_in_trouble(Sim *sim)
+{
+	const SimPlan *plan = &sim->plan;
+	SimTime		way = plan->delay_min + plan->delay_spread + plan->disk_delay_min + plan->disk_delay_spread + 2 * plan->loop_latency + 2000;
+	uint32_t	minority = draw_minority(sim);
+
+	cut_off(sim, minority, timeouts(sim, 20));
+	sim_advance(sim, sim->now + SIM_MS(6 * plan->heartbeat_interval_ms) + 3 * way);
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		if ((minority >> id & 1) != 0)
+			sim_check(sim, !member_serves(sim, id), "minority_admits_it", "node and minority", id, minority);
+	sim_network_heal(sim);
+}
+
+static void
+await_service(Sim *sim)
+{
+	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		while (sim_node_is_member(sim, id) && !member_serves(sim, id))
+		{
+			sim_check(sim, sim->now < limit, "members_serve", "node", id, 0);
+			sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+		}
+}
+
 void
 sim_check_calm(Sim *sim)
 {
@@ -391,7 +464,10 @@ sim_check_calm(Sim *sim)
 		leader_in_trouble(sim, trouble);
 	else
 		follower_in_trouble(sim, trouble);
+	if (count_voters(sim) >= 3 && sim_chance(sim, SIM_MILLION / 2))
+		minority_in_trouble(sim);
 	await_leader(sim, 0, PATIENCE_TIMEOUTS);
+	await_service(sim);
 	propose_everywhere(sim, 0);
 	await_settled(sim, 0);
 	read_everywhere(sim, 0);

@@ -382,6 +382,7 @@ extern uint32_t sim_pick_node(Sim *sim);
 /* faults.c */
 extern void sim_fault_plan(Sim *sim);
 extern void sim_fault_next(Sim *sim);
+extern void sim_link_up(Sim *sim, SimNode *node, uint32_t peer);
 extern void sim_fault_action(Sim *sim, const SimEvent *event);
 
 /* values.c */

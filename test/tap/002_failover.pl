@@ -5,6 +5,7 @@ use FindBin;
 use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
 use QuorumCluster;
+use WaitingSession;
 use Test::More;
 
 my $cluster = QuorumCluster->new(nodes => 3);
@@ -62,5 +63,24 @@ foreach my $worker ('consensus', 'apply', 'lock watcher')
 	is($old->status('role'), 'follower', 'the sleeper follows when it wakes');
 	$cluster->assert_same_digest('t', 'the sleeper caught up');
 }
+
+# ---- a_followers_transaction_outlives_the_leader_it_was_forwarded_to: it is sent to the next one, and takes effect once
+foreach my $round (1 .. 3)
+{
+	my $old = $cluster->wait_for_leader;
+	my ($follower) = $cluster->followers;
+	my $id = 3000 + $round;
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($follower);
+	$session->run("BEGIN; INSERT INTO t VALUES ($id, 'forwarded'); UPDATE t SET v = v || '+' WHERE id = 1");
+	$old->sigstop;
+	$session->send('COMMIT');
+	is($session->outcome, '00000', "round $round: the follower's transaction is committed without the leader") or diag($session->error);
+	$old->sigcont;
+	$session->finish;
+	$cluster->wait_applied;
+	is($old->sql("SELECT v FROM t WHERE id = 1"), 'before' . '+' x $round, 'it took effect once');
+}
+$cluster->assert_same_digest('t', 'all nodes have what was forwarded');
 
 done_testing();

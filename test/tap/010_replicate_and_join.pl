@@ -95,7 +95,7 @@ refuses('a system table', $leader, q{SELECT quorum.replicate('pg_class')}, '4280
 refuses('another shape on the other node', $leader, q{SELECT quorum.replicate('shape')}, '55000', qr/cannot take table "shape"/);
 refuses('rows on the other node', $leader, q{SELECT quorum.replicate('with_rows')}, '55000', qr/cannot take table "with_rows"/);
 refuses('unreplicate of what is not replicated', $leader, q{SELECT quorum.unreplicate('shape')}, '55000', qr/not replicated/);
-refuses('replicate on a follower', $follower, q{SELECT quorum.replicate('shape')}, '25006', qr/leader/);
+refuses('another shape on the leader', $follower, q{SELECT quorum.replicate('shape')}, '55000', qr/cannot take table "shape"/);
 $leader->sql('CREATE ROLE somebody LOGIN');
 refuses('somebody who may not', $leader, q{SET ROLE somebody; SELECT quorum.replicate('shape')}, '42501', qr/permission denied/);
 is($_->sql('SELECT count(*) FROM quorum.tables'), '0', 'nothing is replicated on ' . $_->name) foreach $first, $second;
@@ -105,6 +105,14 @@ is($follower->sql('SELECT count(*) FROM shape'), '0', 'a refused table stays ord
 # What was in the way is put right: then it works.
 $follower->sql('DROP TABLE shape; TRUNCATE with_rows');
 $leader->sql(qq{SELECT quorum.replicate('$_')}) foreach 'shape', 'with_rows', 'points_out';
+$cluster->wait_applied($first, $second);
+$follower->sql('CREATE TABLE from_follower (id int PRIMARY KEY, a text); INSERT INTO from_follower SELECT i, $$row $$ || i FROM generate_series(1, 3000) AS i');
+$follower->sql(q{SELECT quorum.replicate('from_follower')});
+$cluster->wait_applied($first, $second);
+is($leader->digest('from_follower'), $follower->digest('from_follower'), 'a follower replicates a table of its own, with its rows');
+$follower->sql(q{SELECT quorum.unreplicate('from_follower')});
+$cluster->wait_applied($first, $second);
+is($_->sql(q{SELECT count(*) FROM quorum.tables WHERE table_name = 'from_follower'}), '0', 'and takes it back on ' . $_->name) foreach $first, $second;
 refuses('replicating twice', $leader, q{SELECT quorum.replicate('shape')}, '55000', qr/already replicated/);
 $leader->sql('INSERT INTO with_rows VALUES (2)');
 $cluster->wait_applied($first, $second);

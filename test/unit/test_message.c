@@ -70,7 +70,8 @@ example(PaxosMessageType type)
 			message.ranges[1] = (PaxosSlotRange) {12, 20};
 			return message;
 		case PAXOS_MESSAGE_HEARTBEAT:
-			return (PaxosMessage) {.type = type, .ballot = ballot, .chosen_slot = 6, .round = 3, .sent_ms = 12345, .flag = true};
+			return (PaxosMessage) {.type = type, .ballot = ballot, .chosen_slot = 6, .round = 3, .sent_ms = 12345, .flag = true,
+				.serves = true};
 		case PAXOS_MESSAGE_LEARN:
 			return (PaxosMessage) {.type = type, .ballot = ballot, .first_slot = 7, .entry_count = 3, .entries = mixed_entries};
 		case PAXOS_MESSAGE_FORWARD:
@@ -114,6 +115,7 @@ same_message(const PaxosMessage *a, const PaxosMessage *b)
 		a->resume_slot == b->resume_slot && a->chosen_slot == b->chosen_slot && a->accepted_slot == b->accepted_slot &&
 		a->delivered_slot == b->delivered_slot && a->incarnation == b->incarnation && a->round == b->round &&
 		a->sent_ms == b->sent_ms && a->number == b->number && a->read_index == b->read_index && a->flag == b->flag &&
+		a->serves == b->serves &&
 		a->range_count == b->range_count && memcmp(a->ranges, b->ranges, a->range_count * sizeof(PaxosSlotRange)) == 0 &&
 		same_entries(a, b);
 }

@@ -247,6 +247,7 @@ acceptor_on_heartbeat(PaxosCore *core, uint32_t from, const PaxosMessage *messag
 	if (!follow(core, from, message->ballot))
 		return;
 	core->leader_chosen_slot = max_u64(core->leader_chosen_slot, message->chosen_slot);
+	core->leader_served_ms = message->serves ? core->now_ms : 0;
 	learner_advance(core);
 	if (message->flag)
 	{

@@ -71,6 +71,7 @@ follow_nobody(PaxosCore *core)
 	core->leader_id = 0;
 	core->leader_ballot = (PaxosBallot) {0, 0};
 	core->leader_contact_ms = 0;
+	core->leader_served_ms = 0;
 	core->leader_chosen_slot = 0;
 	acceptor_reset_report(core);
 }

@@ -132,6 +132,8 @@ learner_advance(PaxosCore *core)
 		if (entry == NULL || entry->value == NULL || !is_chosen(core, entry))
 			break;
 		core->chosen_slot++;
+		if (is_leader(core))
+			proposer_chosen(core, entry);
 	}
 	while (core->delivered_slot < core->chosen_slot)
 	{

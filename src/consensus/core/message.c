@@ -38,8 +38,9 @@ enum
 	FIELD_NUMBER = 1 << 10,
 	FIELD_READ_INDEX = 1 << 11,
 	FIELD_FLAG = 1 << 12,
-	FIELD_RANGES = 1 << 13,
-	FIELD_ENTRIES = 1 << 14
+	FIELD_SERVES = 1 << 13,
+	FIELD_RANGES = 1 << 14,
+	FIELD_ENTRIES = 1 << 15
 };
 
 static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
@@ -52,7 +53,8 @@ static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_ACCEPT] = FIELD_BALLOT | FIELD_FIRST_SLOT | FIELD_CHOSEN_SLOT | FIELD_ENTRIES,
 	[PAXOS_MESSAGE_REPORT] = FIELD_BALLOT | FIELD_ACCEPTED_SLOT | FIELD_DELIVERED_SLOT | FIELD_INCARNATION |
 		FIELD_ROUND | FIELD_SENT_MS | FIELD_RANGES,
-	[PAXOS_MESSAGE_HEARTBEAT] = FIELD_BALLOT | FIELD_CHOSEN_SLOT | FIELD_ROUND | FIELD_SENT_MS | FIELD_FLAG,
+	[PAXOS_MESSAGE_HEARTBEAT] = FIELD_BALLOT | FIELD_CHOSEN_SLOT | FIELD_ROUND | FIELD_SENT_MS | FIELD_FLAG |
+		FIELD_SERVES,
 	[PAXOS_MESSAGE_LEARN] = FIELD_BALLOT | FIELD_FIRST_SLOT | FIELD_ENTRIES,
 	[PAXOS_MESSAGE_FORWARD] = FIELD_ENTRIES,
 	[PAXOS_MESSAGE_READ_REQUEST] = FIELD_NUMBER,
@@ -148,6 +150,8 @@ paxos_message_size(const PaxosMessage *message)
 			size += 8;
 	if (fields & FIELD_FLAG)
 		size += 1;
+	if (fields & FIELD_SERVES)
+		size += 1;
 	if (fields & FIELD_RANGES)
 		size += 1 + (size_t) message->range_count * RANGE_BYTES;
 	if (fields & FIELD_ENTRIES)
@@ -183,6 +187,8 @@ paxos_message_encode(const PaxosMessage *message, uint8_t *buffer, size_t capaci
 			put(&writer, *(const uint64_t *) ((const char *) message + number_fields[i].offset), 8);
 	if (fields & FIELD_FLAG)
 		put(&writer, message->flag ? 1 : 0, 1);
+	if (fields & FIELD_SERVES)
+		put(&writer, message->serves ? 1 : 0, 1);
 	if (fields & FIELD_RANGES)
 	{
 		put(&writer, message->range_count, 1);
@@ -236,6 +242,15 @@ get_ballot(Reader *reader)
 	ballot.round = get(reader, 8);
 	ballot.node_id = (uint32_t) get(reader, 4);
 	return ballot;
+}
+
+static bool
+get_flag(Reader *reader, bool *flag)
+{
+	uint64_t	number = get(reader, 1);
+
+	*flag = number == 1;
+	return number <= 1;
 }
 
 /* Either no ballot at all, or a round of someone. */
@@ -363,14 +378,10 @@ get_fields(Reader *reader, PaxosMessage *message, PaxosMessageEntry *entries)
 			return "number out of range";
 		*(uint64_t *) ((char *) message + number_fields[i].offset) = number;
 	}
-	if (fields & FIELD_FLAG)
-	{
-		uint64_t	flag = get(reader, 1);
-
-		if (flag > 1)
-			return "malformed flag";
-		message->flag = flag == 1;
-	}
+	if ((fields & FIELD_FLAG) && !get_flag(reader, &message->flag))
+		return "malformed flag";
+	if ((fields & FIELD_SERVES) && !get_flag(reader, &message->serves))
+		return "malformed flag";
 	if (reader->failed)
 		return "truncated";
 	if (!ballot_is_sane(message->ballot) || !ballot_is_sane(message->promised))

@@ -24,7 +24,7 @@
 
 #include "paxos.h"
 
-#define PAXOS_WIRE_VERSION 1
+#define PAXOS_WIRE_VERSION 2
 #define PAXOS_WIRE_MAGIC 0x5150
 #define PAXOS_MAX_RANGES 64
 #define PAXOS_MAX_NUMBER (UINT64_C(1) << 62)	/* no slot, round or sequence is as large; sums of two never overflow */
@@ -58,7 +58,7 @@ typedef enum PaxosMessageType
 	 * chosen) and durable here.  round, sent_ms: of the last heartbeat.  Without a ballot: to a teacher, only the progress counts.
 	 */
 	PAXOS_MESSAGE_REPORT,
-	/* ballot's leader lives; every slot up to chosen_slot is chosen; flag: answer with REPORT */
+	/* ballot's leader lives; every slot up to chosen_slot is chosen; flag: answer with REPORT; serves: a proposal is likely to end well */
 	PAXOS_MESSAGE_HEARTBEAT,
 	/* entries from first_slot on are chosen; ballot: at least as high as any in which they were */
 	PAXOS_MESSAGE_LEARN,
@@ -103,6 +103,7 @@ struct PaxosMessage
 	uint64_t	number;
 	PaxosSlot	read_index;
 	bool		flag;
+	bool		serves;
 	uint32_t	range_count;
 	PaxosSlotRange ranges[PAXOS_MAX_RANGES];
 	uint32_t	entry_count;

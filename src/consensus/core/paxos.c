@@ -226,6 +226,12 @@ on_link(PaxosCore *core, uint32_t peer_id, bool link_up)
 	if (link_up)
 	{
 		proposer_link_up(core, peer);
+		if (peer_id == core->leader_id)
+		{
+			/* Whatever was sent on the old link may be lost. */
+			proposals_leader_changed(core);
+			reads_leader_changed(core);
+		}
 		return;
 	}
 	peer->link_down_ms = core->now_ms;
@@ -296,29 +302,6 @@ paxos_message_decode(PaxosCore *core, const uint8_t *frame, size_t length, const
 
 /* ---- status ---- */
 
-static bool
-was_heard(uint64_t contact_ms, uint64_t now_ms, uint64_t within_ms)
-{
-	return contact_ms != 0 && (now_ms <= contact_ms || now_ms - contact_ms <= within_ms);
-}
-
-/* Voters that answered this ballot within a time and, if asked for, have their link up; the leader itself included. */
-static uint32_t
-count_answering(const PaxosCore *core, uint64_t now_ms, uint64_t within_ms, bool link_up)
-{
-	uint32_t	count = 0;
-
-	for (uint32_t i = 0; i < core->config.member_count; i++)
-	{
-		const Peer *peer = &core->peers[i];
-
-		if (peer->is_voter && ((int) i == core->self_index ||
-							   (was_heard(peer->answered_ms, now_ms, within_ms) && (!link_up || peer->link_up))))
-			count++;
-	}
-	return count;
-}
-
 static uint32_t
 count_linked(const PaxosCore *core)
 {
@@ -330,6 +313,16 @@ count_linked(const PaxosCore *core)
 	return count;
 }
 
+/* The leader's word is as fresh as its own quorum was; one heartbeat more, for the way here. */
+static bool
+leader_serves(const PaxosCore *core, uint64_t now_ms)
+{
+	int			index = core->leader_id == 0 ? -1 : config_find(&core->config, core->leader_id);
+
+	return index >= 0 && index != core->self_index && core->self_index >= 0 && core->peers[index].link_up &&
+		is_within(core->leader_served_ms, now_ms, 3 * (uint64_t) core->settings.heartbeat_interval_ms);
+}
+
 static void
 fill_quorum_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 {
@@ -339,14 +332,14 @@ fill_quorum_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 	status->quorum_size = config_quorum_size(core);
 	if (is_leader(core))
 	{
-		status->voters_reachable = count_answering(core, now_ms, timeout_ms, false);
+		status->voters_reachable = proposer_count_answering(core, now_ms, timeout_ms, false);
 		status->has_quorum = status->voters_reachable >= status->quorum_size;
-		status->quorum_is_fresh = count_answering(core, now_ms, 2 * (uint64_t) core->settings.heartbeat_interval_ms,
-												  true) >= status->quorum_size;
+		status->quorum_is_fresh = proposer_quorum_is_fresh(core, now_ms);
 		return;
 	}
 	status->voters_reachable = count_linked(core);
-	status->has_quorum = core->leader_id != 0 && was_heard(core->leader_contact_ms, now_ms, timeout_ms);
+	status->has_quorum = core->leader_id != 0 && is_within(core->leader_contact_ms, now_ms, timeout_ms);
+	status->quorum_is_fresh = leader_serves(core, now_ms);
 }
 
 void

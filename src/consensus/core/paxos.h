@@ -256,7 +256,8 @@ typedef struct PaxosStatus
 	PaxosBallot ballot;			/* promised */
 	uint32_t	leader_id;		/* 0: not known */
 	bool		has_quorum;		/* leader: heard a majority within an election timeout; follower: heard such a leader */
-	bool		quorum_is_fresh;	/* leader: a majority answered within two heartbeat intervals and its links are up, so a proposal is likely to end well */
+	bool		quorum_is_fresh;	/* a proposal of this node is likely to end well.  Leader: a majority answered within two heartbeat intervals
+									 * and its links are up; others: such a leader, ready too, said so within three, and the link to it is up */
 	bool		leader_is_ready;	/* leader, and all that it adopted at its election is delivered */
 	PaxosSlot	adopted_slot;	/* leader: what it adopted ends here; it may serve once this is applied */
 	uint32_t	voter_count;

@@ -26,7 +26,7 @@
 #define MAX_BYTES_IN_FLIGHT (4u * 1024 * 1024)	/* of unanswered ACCEPTs per peer, exceeded by at most one frame */
 #define MAX_FORWARDED_BYTES (1u * 1024 * 1024)	/* of proposals under way to the leader, exceeded by at most one frame */
 #define VALUE_OVERHEAD_BYTES 64 /* what a value counts beside its bytes against window_bytes */
-#define ANNOUNCE_DELAY_MS 5		/* that slots are chosen waits this long for an ACCEPT to carry it */
+#define ANNOUNCE_DELAY_MS 5		/* that slots are chosen waits this long for an ACCEPT to carry it, if nobody waits for it */
 #define MAX_DOUBLINGS 3			/* of timeouts that repeat */
 
 /* ---- small parts ---- */
@@ -194,6 +194,7 @@ struct PaxosCore
 	uint32_t	leader_id;
 	PaxosBallot leader_ballot;
 	uint64_t	leader_contact_ms;	/* 0: never, or its link went down */
+	uint64_t	leader_served_ms;	/* when it last said that proposals are likely to end well; 0: it did not, or took it back */
 	PaxosSlot	report_slot;	/* everything up to here is accepted in leader_ballot, or known as chosen, and durable */
 	bool		report_due;
 	uint64_t	report_round;
@@ -345,11 +346,14 @@ extern void proposer_propose(PaxosCore *core, PaxosValue *value);	/* in next_slo
 extern void proposer_place(PaxosCore *core);	/* adopts, then places what this node has outstanding */
 extern void proposer_delivered(PaxosCore *core);	/* delivered_slot moved */
 extern void proposer_vote(PaxosCore *core, Slot *entry, int member_index);
+extern void proposer_chosen(PaxosCore *core, const Slot *entry);
 extern void proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void proposer_flush(PaxosCore *core);
 extern void proposer_add_peer(PaxosCore *core, Peer *peer);
 extern void proposer_link_up(PaxosCore *core, Peer *peer);
 extern uint64_t proposer_quorum_contact_ms(const PaxosCore *core);
+extern uint32_t proposer_count_answering(const PaxosCore *core, uint64_t now_ms, uint64_t within_ms, bool link_up);
+extern bool proposer_quorum_is_fresh(const PaxosCore *core, uint64_t now_ms);
 extern uint64_t proposer_deadline(const PaxosCore *core);
 
 /* ---- proposals.c ---- */
@@ -360,7 +364,7 @@ extern void proposals_on_forward(PaxosCore *core, uint32_t from, const PaxosMess
 extern PaxosValue *proposals_next(PaxosCore *core); /* leader: the next to place, not yet open or delivered; not retained, NULL: none */
 extern void proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id);
 extern void proposals_delivered(PaxosCore *core, PaxosProposalId id);
-extern void proposals_leader_changed(PaxosCore *core);
+extern void proposals_leader_changed(PaxosCore *core);	/* or the link to it is a new one */
 extern void proposals_flush(PaxosCore *core);
 extern uint64_t proposals_deadline(const PaxosCore *core);
 
@@ -368,7 +372,7 @@ extern uint64_t proposals_deadline(const PaxosCore *core);
 extern void reads_on_event(PaxosCore *core, uint64_t read_id);
 extern void reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message);
-extern void reads_leader_changed(PaxosCore *core);
+extern void reads_leader_changed(PaxosCore *core);	/* or the link to it is a new one */
 extern void reads_step_down(PaxosCore *core);
 extern void reads_confirm(PaxosCore *core); /* a heartbeat was answered */
 extern bool reads_want_round(const PaxosCore *core);
@@ -386,6 +390,13 @@ static inline uint64_t
 max_u64(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
+}
+
+/* A time that is 0 never was. */
+static inline bool
+is_within(uint64_t time_ms, uint64_t now_ms, uint64_t within_ms)
+{
+	return time_ms != 0 && (now_ms <= time_ms || now_ms - time_ms <= within_ms);
 }
 
 static inline bool

@@ -11,7 +11,8 @@
  * Invariants
  *	 1. The sequences outstanding at one time span less than DEDUP_WINDOW, so none is ever taken for too old.
  *	 2. outstanding_next is the first that was not yet placed or forwarded since the leader changed or the last repetition.
- *	 3. A configuration is taken by a ready leader alone, and not sent again: if its leader is deposed before it is chosen it
+ *	 3. forward_deadline_ms is that of the oldest one under way: what is proposed later does not put it off, its delivery does.
+ *	 4. A configuration is taken by a ready leader alone, and not sent again: if its leader is deposed before it is chosen it
  *		may be lost, and whoever asked for it sees another configuration, or none, in force.
  */
 #include "paxos_internal.h"
@@ -180,6 +181,8 @@ proposals_delivered(PaxosCore *core, PaxosProposalId id)
 		return;
 	core->outstanding_count--;
 	core->outstanding_bytes -= value->length;
+	if (id.sequence == core->outstanding_low)
+		core->forward_deadline_ms = core->now_ms + core->settings.resend_interval_ms;
 	if (id.sequence < core->outstanding_next)
 		core->forwarded_bytes -= min_u64(core->forwarded_bytes, message_entry_size(PAXOS_MESSAGE_FORWARD, value->length));
 	*place = NULL;
@@ -247,12 +250,14 @@ proposals_flush(PaxosCore *core)
 	}
 	while (core->forwarded_bytes < MAX_FORWARDED_BYTES)
 	{
+		bool		none_under_way = core->outstanding_next <= core->outstanding_low;
 		size_t		bytes = forward_frame(core);
 
 		if (bytes == 0)
 			break;
 		core->forwarded_bytes += bytes;
-		core->forward_deadline_ms = core->now_ms + core->settings.resend_interval_ms;
+		if (none_under_way)
+			core->forward_deadline_ms = core->now_ms + core->settings.resend_interval_ms;
 	}
 }
 

@@ -111,6 +111,31 @@ proposer_quorum_contact_ms(const PaxosCore *core)
 	return contacts[count / 2];
 }
 
+/* Voters that answered this ballot within a time and, if asked for, have their link up; the leader itself included. */
+uint32_t
+proposer_count_answering(const PaxosCore *core, uint64_t now_ms, uint64_t within_ms, bool link_up)
+{
+	uint32_t	count = 0;
+
+	for (uint32_t i = 0; i < core->config.member_count; i++)
+	{
+		const Peer *peer = &core->peers[i];
+
+		if (peer->is_voter && ((int) i == core->self_index ||
+							   (is_within(peer->answered_ms, now_ms, within_ms) && (!link_up || peer->link_up))))
+			count++;
+	}
+	return count;
+}
+
+bool
+proposer_quorum_is_fresh(const PaxosCore *core, uint64_t now_ms)
+{
+	uint64_t	within_ms = 2 * (uint64_t) core->settings.heartbeat_interval_ms;
+
+	return proposer_count_answering(core, now_ms, within_ms, true) >= config_quorum_size(core);
+}
+
 /* ---- proposing ---- */
 
 static bool
@@ -197,6 +222,7 @@ check_ready(PaxosCore *core)
 		return;
 	core->is_ready = true;
 	core->ready_slot = core->adopted_slot;
+	core->heartbeat_deadline_ms = core->now_ms; /* followers hold their clients' proposals until they are told */
 	core->send_due = true;
 }
 
@@ -469,13 +495,25 @@ send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 	heartbeat->round = core->heartbeat_round;
 	heartbeat->sent_ms = core->now_ms;
 	heartbeat->flag = wants_answer;
+	heartbeat->serves = core->is_ready && proposer_quorum_is_fresh(core, core->now_ms);
 	core_send(core, peer->node_id, heartbeat);
 	note_announced(core, peer);
 }
 
+/* A client of the value's origin waits for the news: the next flush tells it, by a message of its own if need be. */
+void
+proposer_chosen(PaxosCore *core, const Slot *entry)
+{
+	Peer	   *origin = entry->value->kind == PAXOS_VALUE_NOOP ? NULL : config_peer(core, entry->value->id.origin);
+
+	if (origin != NULL)
+		origin->announce_deadline_ms = core->now_ms;
+}
+
 /*
  * That slots are chosen rides on the next ACCEPT; only if none comes for a moment it is worth a message of its own.  Nobody waits for it but
- * the tables of the followers.
+ * the tables of the followers, and the origins of the values (proposer_chosen).  A node that was given a read index was told with the heartbeat
+ * that confirmed it that everything up to there is chosen.
  */
 static void
 announce_chosen(PaxosCore *core, Peer *peer)

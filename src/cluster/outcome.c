@@ -1,0 +1,145 @@
+/*
+ * outcome.c
+ *	  quorum.outcome(): what became of a transaction, by its token.
+ *
+ * Runs in a client backend of any node.  Must never call a transaction rejected that could still be committed: if the log does not tell yet, an entry
+ * that fences the token makes sure that it tells from then on.
+ *
+ * Locks: none.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "capture/capture.h"
+#include "cluster/node_check.h"
+#include "shared/chosen_log.h"
+#include "shared/commit_token.h"
+#include "shared/shmem.h"
+
+PG_FUNCTION_INFO_V1(quorum_outcome);
+
+#define BLOCK_ENTRIES 64		/* read forwards, as the chosen log is read ahead; the blocks backwards */
+
+typedef struct Outcome
+{
+	bool		is_known;
+	bool		is_committed;
+	uint64		log_index;		/* 0: none */
+} Outcome;
+
+/* An older start of the origin: the token's one begins later in the log. */
+static bool
+is_older(const LogItem *item, const ProposalToken *token)
+{
+	return item->origin == token->origin && item->incarnation < token->incarnation;
+}
+
+/* One whose verdict is "duplicate" has its fate under another index. */
+static bool
+is_fate(const LogItem *item, const ProposalToken *token)
+{
+	return item->origin == token->origin && item->incarnation == token->incarnation && item->sequence == token->sequence &&
+		(item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_REJECTED);
+}
+
+/* In what this node knows to be chosen. */
+static Outcome
+look_into_log(const ProposalToken *token)
+{
+	uint64		end = pg_atomic_read_u64(&QuorumShmem->chosen_index) + 1;
+	Outcome		outcome = {0};
+	bool		reached_older = false;
+
+	pg_read_barrier();
+	while (end > 1 && !outcome.is_known && !reached_older)
+	{
+		uint64		first = end > BLOCK_ENTRIES ? end - BLOCK_ENTRIES : 1;
+
+		CHECK_FOR_INTERRUPTS();
+		for (uint64 index = first; index < end; index++)
+		{
+			LogItem		item;
+
+			chosen_log_read_item(index, &item);
+			reached_older |= is_older(&item, token);
+			if (!is_fate(&item, token))
+				continue;
+			outcome.is_known = true;
+			outcome.is_committed = item.verdict == LOG_VERDICT_APPLY;
+			outcome.log_index = index;
+		}
+		end = first;
+	}
+	return outcome;
+}
+
+/* Everything before the fence is known here once it is. */
+static Outcome
+fence_proposal(const ProposalToken *token, uint64 hash)
+{
+	CertifierVerdict verdict;
+	Outcome		outcome;
+
+	(void) gate_propose_fence(hash, &verdict);
+	outcome = look_into_log(token);
+	outcome.is_known = true;
+	return outcome;
+}
+
+/* Certification remembers what a client's token was committed with; a transaction that was rejected leaves no trace of it. */
+static Outcome
+fence_client_token(uint64 hash)
+{
+	CertifierVerdict verdict;
+	Outcome		outcome = {.is_known = true};
+
+	(void) gate_propose_fence(hash, &verdict);
+	outcome.is_committed = verdict.reason == CERTIFIER_TOKEN_COMMITTED;
+	if (outcome.is_committed)
+		outcome.log_index = verdict.conflict_index;
+	return outcome;
+}
+
+static void
+check_token(const char *token)
+{
+	if (token[0] == '\0' || strlen(token) > COMMIT_TOKEN_MAX_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is no token of a transaction", token),
+				 errdetail("A token has 1 to %d bytes.", COMMIT_TOKEN_MAX_LENGTH),
+				 errhint("Errors with SQLSTATE 08007 tell it; clients choose their own with SET LOCAL quorum.token.")));
+}
+
+Datum
+quorum_outcome(PG_FUNCTION_ARGS)
+{
+	char	   *token_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	NodeIdentity identity;
+	ProposalToken token;
+	Outcome		outcome;
+	TupleDesc	row_type;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	check_token(token_text);
+	require_membership(&identity);
+	if (!commit_token_parse(token_text, &token))
+		outcome = fence_client_token(commit_token_hash(token_text));
+	else
+	{
+		outcome = look_into_log(&token);
+		if (!outcome.is_known)
+			outcome = fence_proposal(&token, commit_token_hash(token_text));
+	}
+	if (get_call_result_type(fcinfo, NULL, &row_type) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = CStringGetTextDatum(outcome.is_committed ? "committed" : "rejected");
+	values[1] = Int64GetDatum((int64) outcome.log_index);
+	nulls[1] = outcome.log_index == 0;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(row_type), values, nulls)));
+}

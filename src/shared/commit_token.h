@@ -1,0 +1,31 @@
+/*
+ * commit_token.h
+ *	  Tokens: names of transactions by which quorum.outcome() finds out what became of them.
+ *
+ * A transaction whose client set quorum.token has that token; any other one has node.incarnation.sequence of its proposal, which only an error 08007
+ * tells.  Certification knows tokens by 64-bit hashes.
+ */
+#ifndef QUORUM_COMMIT_TOKEN_H
+#define QUORUM_COMMIT_TOKEN_H
+
+#include "postgres.h"
+
+#define COMMIT_TOKEN_MAX_LENGTH 128
+
+typedef struct ProposalToken
+{
+	uint32		origin;
+	uint64		incarnation;
+	uint64		sequence;
+} ProposalToken;
+
+/* Is it the token of a proposal?  Then no client may choose it. */
+extern bool commit_token_parse(const char *text, ProposalToken *token);
+
+/* Palloc'd. */
+extern char *commit_token_text(const ProposalToken *token);
+
+/* As certification knows it; never 0. */
+extern uint64 commit_token_hash(const char *text);
+
+#endif							/* QUORUM_COMMIT_TOKEN_H */

@@ -1,0 +1,208 @@
+/*
+ * test_core_followers.c
+ *	  What followers are for besides voting: proposals and reads of their own clients, and the word whether those are likely to end well.
+ *
+ * A frame takes a millisecond, heartbeats come every 20, a lost proposal is repeated after 30, a follower that nobody waits at is told 5 ms later.
+ */
+#include "core_cluster.h"
+
+#define ROUND_TRIPS_MS 6		/* to the leader and back, and the leader's own to its acceptors; loops included */
+
+static uint32_t
+follower_of(uint32_t first)
+{
+	return first % 3 + 1;
+}
+
+static uint32_t
+third_node(uint32_t first)
+{
+	return 6 - first - follower_of(first);
+}
+
+/* A heartbeat carries what is chosen, too: begin right after one, so that none disturbs. */
+static void
+run_past_a_heartbeat(uint32_t first)
+{
+	unsigned	before = cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT];
+
+	while (cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT] == before)
+		run(1);
+	run(4);
+}
+
+static void
+origin_is_told_at_once(void)
+{
+	uint32_t	first;
+	uint32_t	origin;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	origin = follower_of(first);
+	run_past_a_heartbeat(first);
+	propose(origin, "mine");
+	run(ROUND_TRIPS_MS);
+	ok(times_effective(origin, "mine") == 1, "a follower learns the fate of its own proposal after two round trips");
+	ok(times_effective(third_node(first), "mine") == 0, "a node that nobody waits at is told with what comes next");
+	run(10);
+	ok(times_effective(third_node(first), "mine") == 1, "or a moment later");
+	stop_cluster();
+}
+
+static void
+reader_knows_what_is_chosen(void)
+{
+	uint32_t	first;
+	uint32_t	reader;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	reader = follower_of(first);
+	run_past_a_heartbeat(first);
+	propose(first, "just acknowledged");
+	while (cluster.nodes[first].delivered_count == 0)
+		run(1);
+	ok(cluster.nodes[reader].delivered_count == 0, "the leader has acknowledged what the follower does not know as chosen");
+	step(reader, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = 1});
+	while (cluster.nodes[reader].read_count == 0)
+		run(1);
+	ok(cluster.nodes[reader].reads[0].ok && cluster.nodes[reader].reads[0].read_index == 1, "a read there gets an index that covers it");
+	ok(cluster.nodes[reader].delivered_count == 1, "and does not wait for the news that it is chosen");
+	stop_cluster();
+}
+
+static void
+lost_forward_is_repeated_under_load(void)
+{
+	uint32_t	first;
+	uint32_t	origin;
+
+	start_cluster(3, 1024);
+	first = run_until_leader();
+	origin = follower_of(first);
+	cluster.cut[origin][first] = true;
+	propose(origin, "lost");
+	run(2);
+	cluster.cut[origin][first] = false;
+	for (int i = 0; i < 50; i++)
+	{
+		propose(origin, "more");
+		run(1);
+	}
+	ok(times_effective(origin, "more") > 10, "what is proposed later gets through meanwhile");
+	ok(times_effective(origin, "lost") == 1, "and does not put off the repetition of what was lost");
+	run(50);
+	ok(status_of(origin).outstanding_proposals == 0 && times_effective(origin, "more") == 50, "all of it takes effect, once");
+	stop_cluster();
+}
+
+static void
+new_link_repeats_at_once(void)
+{
+	uint32_t	first;
+	uint32_t	origin;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	origin = follower_of(first);
+	cluster.cut[origin][first] = true;
+	propose(origin, "on the old link");
+	step(origin, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = 1});
+	run(2);
+	step(origin, (PaxosEvent) {.type = PAXOS_EVENT_LINK, .peer_id = first, .link_up = false});
+	ok(!status_of(origin).quorum_is_fresh, "a node without a link to the leader holds its clients' proposals");
+	cluster.cut[origin][first] = false;
+	step(origin, (PaxosEvent) {.type = PAXOS_EVENT_LINK, .peer_id = first, .link_up = true});
+	run(ROUND_TRIPS_MS);
+	ok(times_effective(origin, "on the old link") == 1, "proposals that were sent on a broken link are sent again on the new one");
+	ok(cluster.nodes[origin].read_count == 1 && cluster.nodes[origin].reads[0].ok, "and so are reads");
+	stop_cluster();
+}
+
+static void
+new_leader_gets_it_at_once(void)
+{
+	uint32_t	old;
+	uint32_t	origin;
+	uint32_t	next;
+
+	start_cluster(3, 64);
+	old = run_until_leader();
+	origin = follower_of(old);
+	isolate(old, true);
+	propose(origin, "into the void");
+	propose(third_node(old), "so is this");
+	for (next = old; next == old || next == 0; next = leader())
+		run(1);
+	run(ROUND_TRIPS_MS + 2);
+	ok(times_effective(origin, "into the void") == 1, "a new leader is sent what the old one did not get");
+	ok(times_effective(third_node(old), "so is this") == 1, "by every node");
+	stop_cluster();
+}
+
+/* It has something to adopt, so it is not ready when it sends its first heartbeat. */
+static void
+ready_leader_says_so_at_once(void)
+{
+	uint32_t	old;
+	uint32_t	next;
+
+	start_cluster(3, 64);
+	old = run_until_leader();
+	cluster.cut[follower_of(old)][old] = cluster.cut[third_node(old)][old] = true;
+	propose(old, "accepted by all");
+	run(3);
+	isolate(old, true);
+	for (next = old; next == old || next == 0; next = leader())
+		run(1);
+	ok(times_effective(next, "accepted by all") == 1, "a leader that is ready has delivered what it adopted");
+	run(3);
+	ok(status_of(6 - old - next).quorum_is_fresh, "and its followers need not wait for its next heartbeat to hear that it serves");
+	stop_cluster();
+}
+
+static void
+minority_admits_it(void)
+{
+	uint32_t	first;
+	uint32_t	second;
+
+	start_cluster(5, 64);
+	first = run_until_leader();
+	second = first % 5 + 1;
+	run(30);
+	for (uint32_t id = 1; id <= 5; id++)
+		ok_quietly(status_of(id).quorum_is_fresh, "every node serves when nothing is wrong");
+	for (uint32_t id = 1; id <= 5; id++)
+	{
+		if (id == first || id == second)
+			continue;
+		for (uint32_t other = first;; other = second)
+		{
+			cluster.cut[id][other] = cluster.cut[other][id] = true;
+			if (other == second)
+				break;
+		}
+	}
+	run(90);
+	ok(status_of(first).role == PAXOS_LEADER && status_of(second).leader_id == first && status_of(second).has_quorum,
+	   "a minority with its leader does not know yet that it is one");
+	ok(!status_of(first).quorum_is_fresh, "but its leader takes no proposal for promising");
+	run(5);
+	ok(!status_of(second).quorum_is_fresh, "nor does its follower");
+	stop_cluster();
+}
+
+int
+main(void)
+{
+	origin_is_told_at_once();
+	reader_knows_what_is_chosen();
+	lost_forward_is_repeated_under_load();
+	new_link_repeats_at_once();
+	new_leader_gets_it_at_once();
+	ready_leader_says_so_at_once();
+	minority_admits_it();
+	return tap_done();
+}
