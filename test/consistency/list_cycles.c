@@ -145,7 +145,7 @@ kind_of_anti_dependency(const Cycles *cycles, int reader, int writer)
 	/* A transaction that has not committed takes no part in what serializable ones see of each other. */
 	if (!is_committed(cycles->lists, cycles->nodes[reader].transaction))
 		return EDGE_RW;
-	if (levels[0] == LEVEL_SERIALIZABLE && levels[1] == LEVEL_SERIALIZABLE && !transaction_of(cycles, reader)->is_local)
+	if (levels[0] == LEVEL_SERIALIZABLE && levels[1] == LEVEL_SERIALIZABLE)
 		return EDGE_RW_SERIALIZABLE;
 	if (levels[0] != LEVEL_READ_COMMITTED && levels[1] != LEVEL_READ_COMMITTED)
 		return EDGE_RW_SNAPSHOT;
