@@ -127,7 +127,8 @@ check_ledger(Bank *bank, const Transaction *transaction, const Operation *balanc
 		if (transfer->is_in_ledger || transfer->transaction->outcome != OUTCOME_OK || transaction->is_local ||
 			transfer->transaction->end_us >= transaction->start_us)
 			continue;
-		if (report_anomaly(bank->report, ANOMALY_LOST_TRANSFER, "number %lld", (long long) transfer->operation->arguments[2]))
+		if (report_anomaly(bank->report, transaction->is_final ? ANOMALY_LOST_TRANSFER : ANOMALY_STALE_READ, "transfer number %lld",
+						   (long long) transfer->operation->arguments[2]))
 		{
 			report_transaction(bank->report, "acknowledged ", transfer->transaction);
 			report_transaction(bank->report, "not seen by  ", transaction);

@@ -276,12 +276,44 @@ history_read(History *history, FILE *file, Report *report)
 	free(line);
 }
 
+#define SHOWN_ELEMENTS 6
+
+/* Where the last few elements of a list begin; the list itself if it is not much longer. */
+static const char *
+last_elements(const char *list, size_t length)
+{
+	int			commas = 0;
+
+	for (const char *c = list + length; c > list; c--)
+		if (c[-1] == ',' && ++commas == SHOWN_ELEMENTS)
+			return memchr(list, ',', (size_t) (c - 1 - list)) != NULL ? c : list;
+	return list;
+}
+
 void
 report_transaction(Report *report, const char *label, const Transaction *transaction)
 {
-	size_t		length = strlen(transaction->line);
-	size_t		shown = 1500;
+	char	   *text = allocate(strlen(transaction->line) + 1);
+	size_t		used = 0;
 
-	report_detail(report, "%s%.*s%s", label, (int) (length < shown ? length : shown), transaction->line,
-				  length < shown ? "" : " ... (cut)");
+	/* Word by word, as the line was read with one blank between two. */
+	for (const char *word = transaction->line; *word != '\0';)
+	{
+		size_t		length = strcspn(word, " ");
+		const char *shown = last_elements(word, length);
+		size_t		shown_length = length - (size_t) (shown - word);
+
+		if (shown != word)
+		{
+			memcpy(text + used, "..,", 3);
+			used += 3;
+		}
+		memcpy(text + used, shown, shown_length);
+		used += shown_length;
+		word += length;
+		if (*word == ' ')
+			text[used++] = *word++;
+	}
+	report_detail(report, "%s%s", label, text);
+	free(text);
 }

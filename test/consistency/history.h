@@ -86,7 +86,7 @@ typedef struct History
 /* Adds the lines of a file.  What can't be understood is reported as ANOMALY_BAD_HISTORY. */
 extern void history_read(History *history, FILE *file, Report *report);
 
-/* Prints the transaction's line as a detail, not all of it if it is very long. */
+/* Prints the transaction's line as a detail, of long lists only the last elements. */
 extern void report_transaction(Report *report, const char *label, const Transaction *transaction);
 
 /* malloc and realloc that end the program if there is no memory; the second makes room for `count` and some more. */

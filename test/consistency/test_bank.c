@@ -48,6 +48,17 @@ static const struct
 		"t 9 1 final ok - 90 99 ; b 0 0 90 99 100,100,100 ; l 0 0 90 99 -\n"
 	},
 	{
+		"one that an earlier read does not show", ANOMALY_STALE_READ,
+		"t 1 1 rc ok - 10 19 ; x 0 0 11 18 1 30 7\n"
+		"t 2 2 rr ok - 20 29 ; b 0 0 21 28 100,100,100 ; l 0 0 21 28 -\n"
+	},
+	{
+		"but one may miss what is acknowledged while it runs, or if it is a local one", NONE,
+		"t 1 1 rc ok - 10 25 ; x 0 0 11 18 1 30 7\n"
+		"t 2 2 rr ok - 20 29 ; b 0 0 21 28 100,100,100 ; l 0 0 21 28 -\n"
+		"t 2 2 rr+local ok - 40 49 ; b 0 0 41 48 100,100,100 ; l 0 0 41 48 -\n"
+	},
+	{
 		"a failed one that stayed", ANOMALY_FAILED_TRANSFER_STAYED,
 		"t 1 1 rc failed 25006 10 19 ; x 0 0 11 18 1 30 7\n"
 		"t 9 1 final ok - 90 99 ; b 0 0 90 99 70,130,100 ; l 0 0 90 99 7\n"
