@@ -326,6 +326,9 @@ counts(const Transaction *transaction, const Operation *operation)
 {
 	if (operation->kind == 'r')
 		return operation->value_count != NO_ANSWER && !transaction->is_local;
+	/* A compare and set that found another value has only read. */
+	if (operation->kind == 'c' && operation->arguments[2] == 0 && transaction->is_local)
+		return false;
 	return transaction->outcome != OUTCOME_FAILED;
 }
 

@@ -35,6 +35,11 @@ static const struct
 		"t 2 2 rc+local ok - 30 39 ; r 0 1 31 38 -\n"
 	},
 	{
+		"and so may a local compare and set that does nothing", true,
+		"t 1 1 rc ok - 20 29 ; w 0 1 21 28 5\n"
+		"t 2 2 rc+local ok - 30 39 ; c 0 1 31 38 5 6 0\n"
+	},
+	{
 		"a read at the same time as a write shows either", true,
 		"t 1 1 rc ok - 20 39 ; w 0 1 20 39 5\n"
 		"t 2 2 rc ok - 20 29 ; r 0 1 21 23 -\n"

@@ -40,6 +40,7 @@ my $accounts = 10;
 my $initial_balance = 100;
 my %programs;
 my @running;
+my @objects;
 my $segments = 0;
 
 # ---- programs -------------------------------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ sub checker_program
 sub new
 {
 	my ($class, $cluster, %options) = @_;
-	return bless {
+	my $self = bless {
 		cluster => $cluster,
 		clients => { lists => 2, bank => 1, registers => 1 },
 		nodes => [ map { $_->name } $cluster->nodes ],
@@ -102,6 +103,8 @@ sub new
 		rotation_ms => 2000,
 		allow_sqlstates => [],
 		%options }, $class;
+	push @objects, $self;
+	return $self;
 }
 
 # Options for new: what this build promises about reads.  A server without quorum.read_consistency has no linearizable ones.
@@ -206,10 +209,16 @@ sub stop
 	return;
 }
 
+# A test that died before its check says what the histories show by then: that may be the cause.
 END
 {
 	my $exit_code = $?;
 	eval { $_->kill_kill } foreach @running;
+	foreach my $self (grep { $_->{histories} && $exit_code != 0 } @objects)
+	{
+		eval { $self->_judge($_) } foreach $self->_workloads;
+		diag($@) if $@;
+	}
 	$? = $exit_code;
 }
 
@@ -291,6 +300,7 @@ sub check
 		$self->_judge($workload);
 	}
 	$self->{cluster}->assert_same_digest($_, "$_ is the same on all nodes") foreach $self->_tables;
+	delete $self->{histories};
 	return;
 }
 
