@@ -8,6 +8,7 @@
  * without common row locks have to do it); a SERIALIZABLE one that writes, also if a list was changed that it has read.
  */
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,15 +16,22 @@
 #include "random_lists.h"
 
 #define CLIENTS 6
-#define LISTS 5
+#define LISTS 5					/* in use at a time */
+#define TRANSACTIONS_PER_LISTS 1000	/* then others are used */
 #define MAX_OPERATIONS 5
-#define MAX_ELEMENTS 4096
 
 typedef struct Element
 {
 	int64_t		value;
 	int			commit;			/* which commit appended it; 0: not visible, a dirty one */
 } Element;
+
+typedef struct StoredList
+{
+	Element    *elements;
+	int			count;
+	int			allocated;
+} StoredList;
 
 typedef enum Phase
 {
@@ -51,7 +59,8 @@ typedef struct Client
 	int64_t		appended[MAX_OPERATIONS];
 	int			base[MAX_OPERATIONS];
 	int			appends;
-	bool		has_read[LISTS];
+	int			has_read[2 * MAX_OPERATIONS];
+	int			reads;
 	const char *outcome;
 	int			applied;		/* how many of its appends are in the store */
 	char		text[65536];	/* the operations so far */
@@ -64,8 +73,8 @@ typedef struct Store
 	Fault		fault;
 	uint64_t	random_state;
 	int64_t		now_us;
-	Element		elements[LISTS][MAX_ELEMENTS];
-	int			counts[LISTS];
+	StoredList *lists;
+	int			list_count;
 	int			commits;
 	int64_t		next_value;
 	Client		clients[CLIENTS];
@@ -105,7 +114,9 @@ is_snapshot_level(const Client *client)
 static bool
 changed_since(const Store *store, int list, int snapshot)
 {
-	return store->counts[list] > 0 && store->elements[list][store->counts[list] - 1].commit > snapshot;
+	const StoredList *stored = &store->lists[list];
+
+	return stored->count > 0 && stored->elements[stored->count - 1].commit > snapshot;
 }
 
 static int
@@ -125,9 +136,9 @@ write_list(Store *store, Client *client, FILE *text, int list, int snapshot)
 
 	if (client->node == 2 && strikes(store, FAULT_LONG_FORK, 3))
 		hidden = snapshot - 1;
-	for (int i = 0; i < store->counts[list]; i++)
+	for (int i = 0; i < store->lists[list].count; i++)
 	{
-		const Element *element = &store->elements[list][i];
+		const Element *element = &store->lists[list].elements[i];
 
 		if (element->commit > snapshot || (hidden > 0 && element->commit == hidden))
 			continue;
@@ -170,11 +181,11 @@ perform(Store *store, Client *client)
 	snapshot = client->snapshot;
 	if (client->is_read)
 	{
-		for (int list = client->list; list <= client->list + 1 && list < LISTS; list++)
+		for (int list = client->list; list <= client->list + 1 && list < store->list_count; list++)
 		{
 			if (list > client->list && store->fault == FAULT_SNAPSHOT_PER_LIST && !is_snapshot_level(client) && snapshot > 2)
 				snapshot -= lot(store, 3);
-			client->has_read[list] = true;
+			client->has_read[client->reads++] = list;
 			fprintf(text, " ; r %d %d %lld E ", client->statement, list, (long long) client->statement_start_us);
 			write_list(store, client, text, list, snapshot);
 		}
@@ -215,8 +226,8 @@ may_commit(Store *store, const Client *client)
 	for (int i = 0; i < client->appends; i++)
 		if (changed_since(store, client->appended_to[i], client->base[i]) && store->fault != FAULT_NO_FIRST_COMMITTER)
 			return false;
-	for (int list = 0; list < LISTS && client->appends > 0 && strcmp(client->level, "ser") == 0; list++)
-		if (client->has_read[list] && changed_since(store, list, client->snapshot) && store->fault != FAULT_NO_READ_VALIDATION)
+	for (int i = 0; i < client->reads && client->appends > 0 && strcmp(client->level, "ser") == 0; i++)
+		if (changed_since(store, client->has_read[i], client->snapshot) && store->fault != FAULT_NO_READ_VALIDATION)
 			return false;
 	return true;
 }
@@ -232,10 +243,10 @@ take_effect(Store *store, Client *client, int end)
 	for (int time = 0; time < times; time++)
 		for (int i = first; i < end; i++)
 		{
-			int			list = client->appended_to[i];
+			StoredList *list = &store->lists[client->appended_to[i]];
 
-			if (store->counts[list] < MAX_ELEMENTS)
-				store->elements[list][store->counts[list]++] = (Element) {.value = client->appended[i], .commit = store->commits};
+			list->elements = grow(list->elements, list->count + 1, &list->allocated, sizeof(Element));
+			list->elements[list->count++] = (Element) {.value = client->appended[i], .commit = store->commits};
 		}
 	client->applied = end;
 }
@@ -275,7 +286,8 @@ begin(Store *store, Client *client)
 {
 	static const char *const levels[] = {"rc", "rr", "ser"};
 
-	memset(client, 0, sizeof(*client));
+	memset(client, 0, offsetof(Client, text));
+	client->text[0] = '\0';
 	client->level = levels[lot(store, 3)];
 	client->node = 1 + lot(store, 3);
 	client->start_us = store->now_us;
@@ -306,7 +318,7 @@ step(Store *store, Client *client, int transaction_count)
 			client->phase = client->statement < client->planned ? PHASE_STATEMENT_STARTED : PHASE_COMMITTING;
 			client->statement_start_us = store->now_us;
 			client->is_read = lot(store, 2) == 0;
-			client->list = lot(store, LISTS);
+			client->list = store->started / TRANSACTIONS_PER_LISTS * LISTS + lot(store, LISTS);
 			return;
 		case PHASE_STATEMENT_STARTED:
 			client->phase = PHASE_STATEMENT_DONE;
@@ -347,6 +359,8 @@ write_random_lists(FILE *out, Fault fault, uint64_t seed, int transaction_count)
 
 	store->out = out;
 	store->fault = fault;
+	store->list_count = (transaction_count / TRANSACTIONS_PER_LISTS + 1) * LISTS;
+	store->lists = allocate((size_t) store->list_count * sizeof(StoredList));
 	store->random_state = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
 	while (store->started < transaction_count || !all_idle(store))
 		step(store, &store->clients[lot(store, CLIENTS)], transaction_count);
@@ -357,7 +371,7 @@ write_random_lists(FILE *out, Fault fault, uint64_t seed, int transaction_count)
 
 		store->now_us++;
 		fprintf(out, "t %d %d final ok - %lld %lld", CLIENTS, node, (long long) store->now_us, (long long) store->now_us + 1);
-		for (int list = 0; list < LISTS; list++)
+		for (int list = 0; list < store->list_count; list++)
 		{
 			fprintf(out, " ; r 0 %d %lld %lld ", list, (long long) store->now_us, (long long) store->now_us + 1);
 			write_list(store, &reader, out, list, store->commits);
@@ -365,5 +379,8 @@ write_random_lists(FILE *out, Fault fault, uint64_t seed, int transaction_count)
 		fputc('\n', out);
 		store->now_us++;
 	}
+	for (int list = 0; list < store->list_count; list++)
+		free(store->lists[list].elements);
+	free(store->lists);
 	free(store);
 }

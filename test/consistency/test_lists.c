@@ -335,11 +335,11 @@ a_long_history(void)
 	clock_t		started;
 	Report		report;
 
-	write_random_lists(out, FAULT_NONE, 7, 3000);
+	write_random_lists(out, FAULT_NONE, 7, 50000);
 	fclose(out);
 	started = clock();
 	report = check_text(text, length, true);
-	ok(report_total(&report) == 0, "a history of long lists passes");
+	ok(report_total(&report) == 0, "a history of 50,000 transactions passes");
 	printf("# %zu kB in %.2f s\n", length / 1024, (double) (clock() - started) / CLOCKS_PER_SEC);
 	free(text);
 }
