@@ -69,7 +69,8 @@ sub _directory { return dirname(__FILE__); }
 
 sub client_program
 {
-	return _compile('consistency_client', [ map { _directory() . "/$_" } ('consistency_client.c', 'client_connection.c') ], '-lpq');
+	my @sources = ('consistency_client.c', 'consistency_attempt.c', 'consistency_workloads.c', 'client_connection.c');
+	return _compile('consistency_client', [ map { _directory() . "/$_" } @sources ], '-lpq');
 }
 
 sub checker_program
