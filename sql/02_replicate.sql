@@ -79,7 +79,7 @@ BEGIN;
 SELECT quorum.replicate('twice');
 ROLLBACK;
 SELECT table_name, state FROM quorum.tables WHERE table_name = 'twice';
-\set VERBOSITY terse
+\set VERBOSITY sqlstate
 \set SHOW_CONTEXT never
 INSERT INTO twice VALUES (2) RETURNING 'refused, as the copy may still be completed' AS result;
 \echo :LAST_ERROR_SQLSTATE

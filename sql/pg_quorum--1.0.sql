@@ -307,6 +307,20 @@ COMMENT ON FUNCTION quorum.outcome(text)
 	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on';
 
 /* ----------------------------------------------------------------------------------------------------------------
+ * Reading what another session has written
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+CREATE FUNCTION quorum.wait_for(log_index bigint) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_wait_for' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.wait_for(bigint)
+	IS 'returns once this node has applied the log up to that index; later statements see it, even with local reads';
+
+CREATE FUNCTION quorum.last_commit_index() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'quorum_last_commit_index' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.last_commit_index()
+	IS 'log index of the last replicated transaction that this session has committed; NULL if there is none';
+
+/* ----------------------------------------------------------------------------------------------------------------
  * Views
  * ---------------------------------------------------------------------------------------------------------------- */
 
@@ -327,7 +341,8 @@ CREATE FUNCTION quorum.node_counters(OUT transactions_committed bigint, OUT tran
 									 OUT transactions_refused bigint, OUT transactions_abandoned bigint,
 									 OUT average_commit_wait interval, OUT bytes_proposed bigint,
 									 OUT entries_applied bigint, OUT rows_applied bigint, OUT apply_transactions bigint,
-									 OUT blockers_aborted bigint, OUT elections_started bigint, OUT ballots_won bigint,
+									 OUT blockers_aborted bigint, OUT linearizable_reads bigint, OUT read_rounds bigint,
+									 OUT elections_started bigint, OUT ballots_won bigint,
 									 OUT journal_bytes bigint, OUT journal_syncs bigint,
 									 OUT frames_sent bigint, OUT frames_received bigint)
 	AS 'MODULE_PATHNAME', 'quorum_node_counters' LANGUAGE C VOLATILE;
@@ -402,7 +417,7 @@ COMMENT ON COLUMN quorum.tables.table_id IS 'its number in the log, the same on 
 CREATE VIEW quorum.stats AS
 	SELECT transactions_committed, transactions_rejected, transactions_refused, transactions_abandoned, average_commit_wait,
 		   bytes_proposed, entries_applied, rows_applied, apply_transactions, blockers_aborted,
-		   elections_started, ballots_won, journal_bytes, journal_syncs, frames_sent, frames_received
+		   linearizable_reads, read_rounds, elections_started, ballots_won, journal_bytes, journal_syncs, frames_sent, frames_received
 	FROM quorum.node_counters();
 COMMENT ON VIEW quorum.stats IS 'counters of this node since the server was started, one row';
 COMMENT ON COLUMN quorum.stats.transactions_committed IS 'transactions of this node that the quorum agreed on and that committed here';
@@ -415,6 +430,8 @@ COMMENT ON COLUMN quorum.stats.entries_applied IS 'log entries that the apply wo
 COMMENT ON COLUMN quorum.stats.rows_applied IS 'rows that the apply worker changed';
 COMMENT ON COLUMN quorum.stats.apply_transactions IS 'local transactions of the apply worker';
 COMMENT ON COLUMN quorum.stats.blockers_aborted IS 'local transactions that were aborted because an agreed entry needed their locks';
+COMMENT ON COLUMN quorum.stats.linearizable_reads IS 'statements, or transactions with one snapshot, that waited until they could not be stale';
+COMMENT ON COLUMN quorum.stats.read_rounds IS 'rounds to a majority that were made for them; all that wait at the same time share one';
 COMMENT ON COLUMN quorum.stats.elections_started IS 'elections that this node asked for';
 COMMENT ON COLUMN quorum.stats.ballots_won IS 'how often it became leader';
 COMMENT ON COLUMN quorum.stats.journal_bytes IS 'size of its journal';
@@ -457,7 +474,8 @@ REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA quorum TO PUBLIC;
 GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats TO PUBLIC;
-GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.outcome(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.outcome(text),
+	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.position, quorum.replicated_table TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text),

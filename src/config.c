@@ -19,6 +19,7 @@ int			quorum_election_timeout_ms = 400;
 int			quorum_commit_timeout_ms = 10000;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
+int			quorum_read_consistency = READ_LINEARIZABLE;
 int			quorum_log_level = DEBUG1;
 char	   *quorum_token = NULL;
 
@@ -26,6 +27,12 @@ static const struct config_enum_entry log_level_options[] = {
 	{"debug2", DEBUG2, false},
 	{"debug1", DEBUG1, false},
 	{"log", LOG, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry read_consistency_options[] = {
+	{"linearizable", READ_LINEARIZABLE, false},
+	{"local", READ_LOCAL, false},
 	{NULL, 0, false}
 };
 
@@ -92,6 +99,12 @@ config_define_settings(void)
 							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	define_timings();
 	define_limits();
+	DefineCustomEnumVariable("quorum.read_consistency",
+							 "What a statement that reads replicated tables sees.",
+							 "linearizable: all that was acknowledged on any node before it began, which takes a round to a majority; "
+							 "local: what this node has applied so far.",
+							 &quorum_read_consistency, READ_LINEARIZABLE, read_consistency_options,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("quorum.token",
 							   "Token of the current transaction, by which quorum.outcome() finds it; to be set with SET LOCAL.",
 							   "Of all transactions with the same token at most one takes effect.",

@@ -76,6 +76,7 @@ _PG_init(void)
 	certified_keys_init();
 	row_locks_init();
 	guard_init();
+	read_barrier_init();
 	commit_gate_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);

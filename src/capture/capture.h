@@ -36,6 +36,9 @@ extern void row_locks_init(void);
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);
 
+/* capture/read_barrier.c: linearizable reads; call in _PG_init. */
+extern void read_barrier_init(void);
+
 /* capture/commit_gate.c: registers the transaction callback; call in _PG_init, so that it runs last of all PRE_COMMIT callbacks. */
 extern void commit_gate_init(void);
 

@@ -258,6 +258,8 @@ quorum_node_counters(PG_FUNCTION_ARGS)
 	put_counter(&row, &counters->rows_applied);
 	put_counter(&row, &counters->apply_transactions);
 	put_counter(&row, &counters->blockers_aborted);
+	put_counter(&row, &counters->linearizable_reads);
+	put_counter(&row, &counters->read_rounds);
 	put_uint64(&row, status->elections_started);
 	put_uint64(&row, status->ballots_won);
 	put_uint64(&row, status->journal_bytes);

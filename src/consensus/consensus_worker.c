@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include <sched.h>
 #include <time.h>
 
 #include "common/pg_prng.h"
@@ -35,12 +36,14 @@
 #include "shared/chosen_log.h"
 #include "shared/identity.h"
 #include "shared/proposal_queue.h"
+#include "shared/read_round.h"
 
 #define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
 #define APPLY_DELAY_MS 5			/* entries that nobody here waits for are gathered this long, or this many, for one local transaction */
 #define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
 #define GATHER_US 1000				/* while a batch is in flight, the next one is gathered at most this long */
+#define READ_YIELDS 20			/* the most that a round of reads waits for more of them */
 #define MOMENT_MS 10000			/* what is waited for sets the latch; this is for lost wakeups only */
 
 ConsensusWorker worker;
@@ -124,6 +127,8 @@ carry_out(const PaxosEffects *effects)
 		worker.catch_ups[worker.catch_up_count++] = effects->catch_ups[i];
 	if (effects->chosen_count > 0)
 		delivery_chosen(effects->chosen, effects->chosen_count);
+	for (size_t i = 0; i < effects->read_count; i++)
+		read_round_finish(effects->reads[i].read_id, effects->reads[i].ok, effects->reads[i].read_index);
 	worker.next_deadline_ms = effects->next_deadline_ms;
 }
 
@@ -280,6 +285,42 @@ take_proposals(const PaxosStatus *status, bool may_write)
 	worker.batch_taken_us = now_us();
 }
 
+/*
+ * While a round is in flight the readers of the next one gather.  What a round costs hardly depends on how many share it, so where there is more to do
+ * than there are CPUs, those who were just answered go first as long as they come back with their next question; elsewhere this takes no time.
+ */
+static void
+gather_readers(void)
+{
+	uint32		asked = read_round_asked_count();
+
+	for (int yields = 0; yields < READ_YIELDS; yields++)
+	{
+		uint32		before = asked;
+
+		sched_yield();
+		asked = read_round_asked_count();
+		if (asked == before)
+			break;
+	}
+}
+
+static void
+begin_read_round(void)
+{
+	uint64		number;
+	PaxosEvent	event;
+
+	if (!read_round_is_wanted())
+		return;
+	gather_readers();
+	if (!read_round_begin(&number))
+		return;
+	event = make_event(PAXOS_EVENT_READ);
+	event.read_id = number;
+	step(&event);
+}
+
 /* ---- the loop ---- */
 
 static void
@@ -339,14 +380,14 @@ publish(const PaxosStatus *status)
 }
 
 /*
- * Backends of this node wait for whatever is before them in the log.  What nobody waits for is gathered: a local transaction for several entries
- * costs little more than one for a single entry.
+ * Backends of this node wait for whatever is before them in the log, and readers for what they are to see.  What nobody waits for is gathered: a local
+ * transaction for several entries costs little more than one for a single entry.
  */
 static void
 wake_apply_worker(void)
 {
 	uint64		now_ms;
-	bool		is_urgent = worker.apply_is_urgent;
+	bool		is_urgent = worker.apply_is_urgent || read_round_awaits_apply();
 
 	worker.apply_is_urgent = false;
 	if (worker.entries_to_apply == 0)
@@ -369,7 +410,7 @@ time_to_deadline_ms(void)
 
 	if (worker.apply_deadline_ms != 0)
 		deadline_ms = Min(deadline_ms, worker.apply_deadline_ms);
-	if (worker.must_sync || deadline_ms <= now_ms)
+	if (worker.must_sync || deadline_ms <= now_ms || read_round_is_wanted())
 		return 0;
 	if (worker.gathers)
 		return worker.delivered_own ? 0 : 1;	/* what was in flight has landed: the next batch goes */
@@ -400,7 +441,9 @@ one_turn(void)
 	worker.apply_is_urgent |= status.outstanding_proposals > 0;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
+	read_round_note_quorum(status.has_quorum);
 	take_proposals(&status, may_write);
+	begin_read_round();
 	flush();
 	sync_journal();
 	flush();
@@ -415,6 +458,7 @@ at_exit(int code, Datum argument)
 {
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
+	read_round_note_quorum(false);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = NULL;
 	QuorumShmem->status.role = NODE_STOPPED;
@@ -467,7 +511,7 @@ create_core(const IdentityFile *identity)
 	settings.election_timeout_ms = quorum_election_timeout_ms;
 	settings.window_slots = WINDOW_SLOTS;
 	settings.window_bytes = WINDOW_BYTES;
-	settings.max_outstanding_proposals = WINDOW_SLOTS;
+	settings.max_outstanding_proposals = WINDOW_SLOTS / 4;	/* the leader's own leave room for what is forwarded */
 	settings.resend_interval_ms = quorum_election_timeout_ms / 2;
 	worker.core = paxos_create(&settings, &worker.allocator);
 }
@@ -556,6 +600,7 @@ start(void)
 	create_core(&identity);
 	recover(&identity);
 	proposal_queue_reset_owner();
+	read_round_reset();
 	publish_identity(&identity);
 	shmem_wake_apply();
 	check_nothing_forgotten();

@@ -128,7 +128,7 @@ load_cache(void)
 	if (!OidIsValid(catalog_relid))
 		return;
 	catalog = table_open(catalog_relid, AccessShareLock);
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = RegisterSnapshot(GetCatalogSnapshot(catalog_relid));	/* fresh, and not the transaction's own */
 	scan = table_beginscan(catalog, snapshot, 0, NULL);
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 		add_to_cache(catalog, tuple);
@@ -187,6 +187,13 @@ replicated_tables_visit(void (*visitor) (Oid relid))
 	foreach(cell, relids)
 		visitor(lfirst_oid(cell));
 	list_free(relids);
+}
+
+bool
+replicated_tables_exist(void)
+{
+	ensure_loaded();
+	return hash_get_num_entries(tables_by_relid) > 0;
 }
 
 static bool

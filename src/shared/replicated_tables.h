@@ -34,6 +34,9 @@ extern const ReplicatedTable *replicated_table_by_id(uint64 table_id);
 /* Each of them, those that are being copied too. */
 extern void replicated_tables_visit(void (*visitor) (Oid relid));
 
+/* Is there any?  Sets no transaction snapshot, if there is none yet. */
+extern bool replicated_tables_exist(void);
+
 /* Does this transaction hold a lock of any mode on a replicated table, or on one that is being copied? */
 extern bool replicated_table_is_locked_here(void);
 

@@ -12,6 +12,7 @@
 
 #include "config.h"
 #include "shared/proposal_queue.h"
+#include "shared/read_round.h"
 #include "shared/shmem.h"
 
 QuorumShared *QuorumShmem = NULL;
@@ -21,6 +22,7 @@ shmem_request(void)
 {
 	RequestAddinShmemSpace(MAXALIGN(sizeof(QuorumShared)));
 	RequestAddinShmemSpace(proposal_queue_shmem_size());
+	RequestAddinShmemSpace(read_round_shmem_size());
 	RequestNamedLWLockTranche("pg_quorum", 1);
 }
 
@@ -52,6 +54,7 @@ shmem_startup(void)
 		initialise_counters(&QuorumShmem->counters);
 	}
 	proposal_queue_shmem_startup();
+	read_round_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 

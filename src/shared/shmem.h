@@ -6,6 +6,7 @@
  * Locks, in the order in which they may be taken (never two spinlocks at once):
  *	 1. QuorumShared->lock (LWLock): identity, members, texts.  Short; never held while waiting.
  *	 2. TurnState->mutex (spinlock): order of commits and the proposals' states (proposal_queue.h).
+ *	 3. ReadRounds->mutex (spinlock): who waits for a read index (read_round.h).
  * Single 64-bit numbers that many read are atomics; each says who writes it.
  */
 #ifndef QUORUM_SHMEM_H
@@ -101,6 +102,8 @@ typedef struct QuorumCounters
 	pg_atomic_uint64 apply_transactions;
 	pg_atomic_uint64 blockers_aborted;			/* local transactions aborted because they stood in the apply worker's way */
 	pg_atomic_uint64 payload_bytes_proposed;
+	pg_atomic_uint64 linearizable_reads;		/* statements that waited for a read index, and got it */
+	pg_atomic_uint64 read_rounds;				/* that the consensus worker began for them */
 } QuorumCounters;
 
 typedef struct QuorumShared

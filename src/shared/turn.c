@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "shared/proposal_queue_internal.h"
+#include "shared/read_round.h"
 #include "shared/shmem.h"
 
 /* The latch of the backend that owns an index, or NULL.  The caller holds the mutex. */
@@ -62,6 +63,8 @@ wake_up(uint64 index, bool advanced, const TurnWakeup *wakeup)
 		SetLatch(wakeup->owner);
 	else if (pg_atomic_read_u64(&QuorumShmem->chosen_index) > index)
 		shmem_wake_apply();
+	pg_memory_barrier();		/* applied_index is published before it is looked whether somebody waits for it */
+	read_round_applied(index);
 }
 
 void
@@ -130,6 +133,8 @@ turn_set_applied(uint64 applied_index)
 	proposal_queue->applied_index = applied_index;
 	proposal_queue->turn_initialised = true;
 	SpinLockRelease(&proposal_queue->mutex);
+	pg_memory_barrier();
+	read_round_applied(applied_index);
 	shmem_wake_consensus();
 }
 

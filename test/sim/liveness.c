@@ -339,6 +339,8 @@ follower_in_trouble(Sim *sim, Trouble trouble)
 	bool		cut = trouble != TROUBLE_NONE && trouble != TROUBLE_CUT_FROM_FOLLOWER;
 
 	make_trouble(sim, trouble, victim, leader, timeouts(sim, 12));
+	if (cut)
+		sim_propose(sim, &sim->nodes[victim]);	/* what it forwards is lost, and it may not hear of any change; it settles afterwards */
 	for (int i = 0; i < 4; i++)
 	{
 		sim_advance(sim, sim->now + timeouts(sim, 2));

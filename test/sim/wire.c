@@ -23,7 +23,8 @@ static const char *const type_names[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_LEARN] = "LEARN",
 	[PAXOS_MESSAGE_FORWARD] = "FORWARD",
 	[PAXOS_MESSAGE_READ_REQUEST] = "READ_REQUEST",
-	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER"
+	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER",
+	[PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN"
 };
 
 static uint32_t
@@ -90,6 +91,9 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 		case PAXOS_MESSAGE_HEARTBEAT:
 			sim_observe_leading(sim, from, message->ballot);
 			sim_observe_chosen_hint(sim, from, message->chosen_slot);
+			break;
+		case PAXOS_MESSAGE_FORWARD_AGAIN:
+			sim_observe_leading(sim, from, message->ballot);
 			break;
 		case PAXOS_MESSAGE_LEARN:
 			for (uint32_t i = 0; i < message->entry_count; i++)

@@ -29,7 +29,7 @@ foreach my $survivor_role ('leader', 'follower')
 	}
 
 	# ---- minority_reads_its_own_rows
-	my $read = $left->query('SELECT count(*) FROM t WHERE id = 1', timeout => 5);
+	my $read = $left->query(q{SET quorum.read_consistency = 'local'; SELECT count(*) FROM t WHERE id = 1}, timeout => 5);
 	is($read->{rows}, '1', 'a local read works');
 
 	# ---- status_answers_and_admits_it

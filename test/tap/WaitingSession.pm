@@ -84,6 +84,9 @@ sub _is_lost { my ($self) = @_; return $self->{error} =~ /connection to server w
 
 sub error { my ($self) = @_; return $self->{error}; }
 
+# What the statements showed.
+sub output { my ($self) = @_; return $self->{output}; }
+
 # Until the backend waits inside pg_quorum; dies if it ends instead.
 sub wait_until_waiting
 {

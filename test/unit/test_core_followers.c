@@ -97,6 +97,26 @@ lost_forward_is_repeated_under_load(void)
 	stop_cluster();
 }
 
+/* A window of 16 slots for 200 proposals: a leader that is full drops what is forwarded, and asks for it as soon as it has room. */
+static void
+busy_followers_share_a_small_window(void)
+{
+	uint32_t	first;
+
+	start_cluster(3, 16);
+	first = run_until_leader();
+	for (int i = 0; i < 100; i++)
+	{
+		propose(follower_of(first), "one");
+		propose(third_node(first), "two");
+	}
+	run(300);
+	ok(times_effective(first, "one") == 100 && times_effective(first, "two") == 100,
+	   "what two followers forward takes effect once, and a full window does not hold it up for longer than it is full");
+	ok(cluster.nodes[first].sent[PAXOS_MESSAGE_FORWARD_AGAIN] > 0, "what was dropped is asked for");
+	stop_cluster();
+}
+
 static void
 new_link_repeats_at_once(void)
 {
@@ -200,6 +220,7 @@ main(void)
 	origin_is_told_at_once();
 	reader_knows_what_is_chosen();
 	lost_forward_is_repeated_under_load();
+	busy_followers_share_a_small_window();
 	new_link_repeats_at_once();
 	new_leader_gets_it_at_once();
 	ready_leader_says_so_at_once();

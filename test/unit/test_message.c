@@ -37,7 +37,7 @@ static const char *const type_names[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_PREPARE] = "PREPARE", [PAXOS_MESSAGE_PROMISE] = "PROMISE", [PAXOS_MESSAGE_REFUSAL] = "REFUSAL",
 	[PAXOS_MESSAGE_ACCEPT] = "ACCEPT", [PAXOS_MESSAGE_REPORT] = "REPORT", [PAXOS_MESSAGE_HEARTBEAT] = "HEARTBEAT",
 	[PAXOS_MESSAGE_LEARN] = "LEARN", [PAXOS_MESSAGE_FORWARD] = "FORWARD", [PAXOS_MESSAGE_READ_REQUEST] = "READ_REQUEST",
-	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER"
+	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER", [PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN"
 };
 
 /* A message of each type with every field that the type has. */
@@ -76,6 +76,8 @@ example(PaxosMessageType type)
 			return (PaxosMessage) {.type = type, .ballot = ballot, .first_slot = 7, .entry_count = 3, .entries = mixed_entries};
 		case PAXOS_MESSAGE_FORWARD:
 			return (PaxosMessage) {.type = type, .entry_count = 2, .entries = data_entries};
+		case PAXOS_MESSAGE_FORWARD_AGAIN:
+			return (PaxosMessage) {.type = type, .ballot = ballot};
 		case PAXOS_MESSAGE_READ_REQUEST:
 			return (PaxosMessage) {.type = type, .number = UINT64_MAX};
 		case PAXOS_MESSAGE_READ_ANSWER:

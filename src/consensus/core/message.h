@@ -68,6 +68,8 @@ typedef enum PaxosMessageType
 	PAXOS_MESSAGE_READ_REQUEST,
 	/* number; flag: ok; read_index */
 	PAXOS_MESSAGE_READ_ANSWER,
+	/* ballot's leader had no room for what the receiver forwarded, and has now: forward it again */
+	PAXOS_MESSAGE_FORWARD_AGAIN,
 	PAXOS_MESSAGE_TYPE_END
 } PaxosMessageType;
 

@@ -203,6 +203,9 @@ on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 		case PAXOS_MESSAGE_FORWARD:
 			proposals_on_forward(core, from, message);
 			break;
+		case PAXOS_MESSAGE_FORWARD_AGAIN:
+			proposals_on_forward_again(core, from, message);
+			break;
 		case PAXOS_MESSAGE_READ_REQUEST:
 			reads_on_request(core, from, message);
 			break;

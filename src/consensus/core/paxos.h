@@ -119,7 +119,7 @@ typedef struct PaxosSettings
 	uint32_t	election_timeout_ms;	/* each wait is drawn from [1, 2) times this */
 	uint32_t	window_slots;	/* open or cached slots held in memory, a power of two, at least 16; the same on every node */
 	uint64_t	window_bytes;	/* values held in memory; exceeded by at most one value */
-	uint32_t	max_outstanding_proposals;	/* of this origin, at most the dedup window (4096) */
+	uint32_t	max_outstanding_proposals;	/* of this origin, at most the dedup window (4096); a fair share of window_slots */
 	uint32_t	resend_interval_ms; /* of forwarded proposals, unanswered prepares and accepts */
 } PaxosSettings;
 

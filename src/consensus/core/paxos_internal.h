@@ -136,6 +136,8 @@ typedef struct Peer
 	uint64_t	announce_deadline_ms;	/* there is news for it since; 0: none */
 	uint64_t	round_answered; /* heartbeat round */
 	uint64_t	answered_ms;	/* last message in this ballot */
+	bool		forwards_dropped;	/* there was no room for something that it forwarded … */
+	uint32_t	dropped_length; /* … the first of them as long as this */
 
 	/* teaching what is chosen */
 	bool		teach_wanted;	/* by a node that does not lead: it asked to lead but is behind */
@@ -361,10 +363,12 @@ extern void proposals_create(PaxosCore *core);
 extern void proposals_free(PaxosCore *core);
 extern void proposals_on_event(PaxosCore *core, const PaxosEvent *event);
 extern void proposals_on_forward(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void proposals_on_forward_again(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void proposals_ask_again(PaxosCore *core, Peer *peer);	/* leader: for what was dropped, if there is room */
 extern PaxosValue *proposals_next(PaxosCore *core); /* leader: the next to place, not yet open or delivered; not retained, NULL: none */
 extern void proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id);
 extern void proposals_delivered(PaxosCore *core, PaxosProposalId id);
-extern void proposals_leader_changed(PaxosCore *core);	/* or the link to it is a new one */
+extern void proposals_leader_changed(PaxosCore *core);	/* or the link to it is a new one, or it dropped some */
 extern void proposals_flush(PaxosCore *core);
 extern uint64_t proposals_deadline(const PaxosCore *core);
 

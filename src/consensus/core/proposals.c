@@ -17,6 +17,8 @@
  */
 #include "paxos_internal.h"
 
+#define ORIGIN_SHARE 4			/* a node has at most such a part of the window's bytes outstanding: the leader's own would leave the others no room */
+
 static PaxosValue **
 outstanding_place(PaxosCore *core, uint64_t sequence)
 {
@@ -103,7 +105,7 @@ may_keep(PaxosCore *core, const PaxosEvent *event)
 	if (core->outstanding_count == 0)
 		return true;
 	if (core->outstanding_count >= core->settings.max_outstanding_proposals ||
-		core->outstanding_bytes + event->length > core->settings.window_bytes)
+		core->outstanding_bytes + event->length > core->settings.window_bytes / ORIGIN_SHARE)
 		return false;
 	low = min_u64(low, core->outstanding_low);
 	high = max_u64(high, core->outstanding_high);
@@ -244,7 +246,7 @@ proposals_flush(PaxosCore *core)
 		return;
 	if (core->now_ms >= core->forward_deadline_ms && core->outstanding_next > core->outstanding_low)
 	{
-		/* Lost, or dropped by a leader whose window was full. */
+		/* Lost on its way. */
 		core->outstanding_next = core->outstanding_low;
 		core->forwarded_bytes = 0;
 	}
@@ -267,19 +269,48 @@ proposals_deadline(const PaxosCore *core)
 	return core->outstanding_count > 0 && has_foreign_leader(core) ? core->forward_deadline_ms : UINT64_MAX;
 }
 
-/* At the leader: what finds no room is dropped, its origin sends it again. */
+/* At the leader: what finds no room is dropped, and asked for when there is room again. */
 void
 proposals_on_forward(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
-	if (!is_leader(core) || config_peer(core, from) == NULL)
+	Peer	   *peer = config_peer(core, from);
+
+	if (!is_leader(core) || peer == NULL)
 		return;
 	for (uint32_t i = 0; i < message->entry_count; i++)
 	{
 		const PaxosMessageEntry *entry = &message->entries[i];
 
 		if (!proposer_may_propose(core) || !window_make_room(core, core->next_slot, entry->length))
+		{
+			peer->forwards_dropped = true;
+			peer->dropped_length = entry->length;
 			break;
+		}
 		if (entry->id.origin == from && !is_open_or_delivered(core, entry->id))
 			proposer_propose(core, core_value_from_entry(core, entry));
 	}
+}
+
+/* For a fair part of the window, so that it is not asked again for each slot. */
+void
+proposals_ask_again(PaxosCore *core, Peer *peer)
+{
+	PaxosMessage *again;
+
+	if (!peer->forwards_dropped || !proposer_may_propose(core) ||
+		core->next_slot + core->window.capacity / 4 > window_last_slot(core) ||
+		!window_make_room(core, core->next_slot, peer->dropped_length))
+		return;
+	peer->forwards_dropped = false;
+	again = core_new_message(core, PAXOS_MESSAGE_FORWARD_AGAIN);
+	again->ballot = core->ballot;
+	core_send(core, peer->node_id, again);
+}
+
+void
+proposals_on_forward_again(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	if (from == core->leader_id && ballot_equal(message->ballot, core->leader_ballot))
+		proposals_leader_changed(core);
 }

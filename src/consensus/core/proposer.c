@@ -45,6 +45,7 @@ begin_peer(PaxosCore *core, Peer *peer)
 	peer->resends = 0;
 	peer->announced_slot = 0;
 	peer->announce_deadline_ms = 0;
+	peer->forwards_dropped = false;
 	peer->round_answered = 0;
 	if (!peer->promised)
 	{
@@ -559,6 +560,7 @@ flush_peer(PaxosCore *core, Peer *peer, bool heartbeat_is_due, BuiltAccept *last
 {
 	if (heartbeat_is_due)
 		send_heartbeat(core, peer, true);
+	proposals_ask_again(core, peer);
 	if (!peer->is_known || !peer->link_up)
 		return;
 	resend_if_late(core, peer);

@@ -1,0 +1,197 @@
+# Two transactions on two nodes that do not see each other: which of them may both commit, and what the one that may not is told.  Each case is
+# run twice: with the loser's node kept from applying the winner's entry, so that the log's certification alone decides; and with
+# the entry applied while the loser is idle in its transaction, so that it either stands in the way and is aborted, or does not.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Utils;
+use QuorumCluster;
+use WaitingSession;
+use Test::More;
+
+my $cluster = QuorumCluster->new(nodes => 3);
+my ($first, $second) = $cluster->followers;    # neither leads: both forward what they propose
+
+$first->sql(q{
+	CREATE TABLE t (id numeric PRIMARY KEY, v int, u int UNIQUE, n int, active bool DEFAULT false);
+	CREATE UNIQUE INDEX ON t (n) WHERE active;
+	CREATE TABLE parent (id int PRIMARY KEY, code int UNIQUE, v int);
+	CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent ON DELETE CASCADE);
+	CREATE TABLE words (id int PRIMARY KEY, w text, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
+	CREATE UNIQUE INDEX ON words (lower(w))});
+foreach my $table (qw(t parent child words))
+{
+	$first->sql("SELECT quorum.replicate('$table')");
+	$cluster->wait_applied;
+}
+foreach my $node ($cluster->nodes)
+{
+	# So that its labels have other OIDs on each node.
+	$node->sql(q{CREATE TYPE noise AS ENUM ('x')}) if $node != $first;
+	$node->sql(q{CREATE TYPE mood AS ENUM ('sad', 'glad')});
+}
+$first->sql(q{CREATE TABLE moods (m mood PRIMARY KEY, v int); SELECT quorum.replicate('moods')});
+$cluster->wait_applied;
+
+sub reset_tables
+{
+	$first->sql(q{
+		DELETE FROM t; DELETE FROM child; DELETE FROM parent; DELETE FROM words; DELETE FROM moods;
+		INSERT INTO t SELECT i, 0, i, i FROM generate_series(1, 9) AS i;
+		INSERT INTO parent SELECT i, i, 0 FROM generate_series(1, 9) AS i;
+		INSERT INTO child VALUES (1, 1);
+		INSERT INTO words VALUES (1, 'one', 1, 1)});
+	$cluster->wait_applied;
+	return;
+}
+
+# The apply worker of a node stands still, as on a machine that is slow just now.
+sub without_apply
+{
+	my ($node, $code) = @_;
+	my $pid = $node->worker_pid('apply');
+	kill('STOP', $pid);
+	eval { $code->(); };
+	my $error = $@;
+	kill('CONT', $pid);
+	die $error if $error;
+	return;
+}
+
+sub race
+{
+	my ($winner_sql, $loser_sql, $mode, $begin) = @_;
+	my $winner = WaitingSession->new($first);
+	my $loser = WaitingSession->new($second);
+	my $commit_both = sub {
+		$winner->run('COMMIT');
+		my $won_at = $first->sql('SELECT chosen_index FROM quorum.status');
+		$cluster->wait_applied($second) if $mode eq 'applied';
+		$loser->send('COMMIT');
+		return if $mode eq 'applied';
+		QuorumCluster::wait_until('the verdict over both', sub {
+			return $loser->is_done || $second->status('chosen_index') > $won_at;
+		});
+		return;
+	};
+
+	reset_tables();
+	$_->run($begin) foreach $winner, $loser;
+	$loser->run($loser_sql);
+	$winner->run($winner_sql);
+	$mode eq 'applied' ? $commit_both->() : without_apply($second, $commit_both);
+	my $sqlstate = $loser->outcome;
+	my $error = $loser->error;
+	$_->finish foreach $winner, $loser;
+	return ($sqlstate, $error);
+}
+
+# check($name, winner, loser, expected): expected is 'both', or a pattern of the DETAIL that the loser gets beside 40001.  applied => 'both': if the
+# winner's entry can be applied beside the loser, the loser comes after it and may commit.
+sub check
+{
+	my ($name, $winner_sql, $loser_sql, $expected, %options) = @_;
+	foreach my $mode ('certified', 'applied')
+	{
+		my ($sqlstate, $error) = race($winner_sql, $loser_sql, $mode, $options{begin} || 'BEGIN');
+		is($sqlstate, ($options{$mode} || $expected) eq 'both' ? '00000' : '40001', "$name ($mode)") or diag($error);
+		like($error, qr/$expected/, "$name: what the loser is told") if $expected ne 'both' && $mode eq 'certified';
+		like($error, qr/by node "\Q@{[ $first->name ]}\E" at log index \d+/, "$name: and who won")
+		  if $expected ne 'both' && $mode eq 'certified';
+		$cluster->assert_same_digest($_, "$name ($mode): $_ is the same everywhere") foreach @{ $options{tables} || ['t'] };
+	}
+	return;
+}
+
+my $family = { tables => [ 'parent', 'child' ] };
+
+# ---- rows
+check('the same row', 'UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 3', 'Key \(id\)=\(3\) of table "t"');
+check('different rows', 'UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 4', 'both');
+check('deleted and updated', 'DELETE FROM t WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 3', '\(id\)=\(3\)');
+check('updated and deleted', 'UPDATE t SET v = 1 WHERE id = 3', 'DELETE FROM t WHERE id = 3', '\(id\)=\(3\)');
+check('deleted twice', 'DELETE FROM t WHERE id = 3', 'DELETE FROM t WHERE id = 3', '\(id\)=\(3\)');
+check('a changed key and an update', 'UPDATE t SET id = 33 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 3', '\(id\)=\(3\)');
+check('two keys changed to the same', 'UPDATE t SET id = 33 WHERE id = 3', 'UPDATE t SET id = 33 WHERE id = 4', '\(id\)=\(33\)');
+check('an update that a savepoint took back', 'UPDATE t SET v = 1 WHERE id = 3',
+	'SAVEPOINT s; UPDATE t SET v = 2 WHERE id = 3; ROLLBACK TO s; UPDATE t SET v = 2 WHERE id = 4', 'both');
+check('an update in a savepoint that was released', 'UPDATE t SET v = 1 WHERE id = 3',
+	'SAVEPOINT s; UPDATE t SET v = 2 WHERE id = 3; RELEASE s', '\(id\)=\(3\)');
+
+# ---- unique keys
+check('inserted twice', 'INSERT INTO t VALUES (20, 1, 20)', 'INSERT INTO t VALUES (20, 2, 21)', '\(id\)=\(20\)');
+check('values that are equal though they differ', 'INSERT INTO t VALUES (20.0, 1, 20)', 'INSERT INTO t VALUES (20.00, 2, 21)', '\(id\)=\(20.00\)');
+check('a unique key inserted twice', 'INSERT INTO t VALUES (20, 1, 77)', 'INSERT INTO t VALUES (21, 2, 77)', '\(u\)=\(77\)');
+check('nulls in a unique key', 'INSERT INTO t VALUES (20, 1, NULL)', 'INSERT INTO t VALUES (21, 2, NULL)', 'both');
+check('a unique key taken by an update', 'UPDATE t SET u = 77 WHERE id = 1', 'INSERT INTO t VALUES (21, 2, 77)', '\(u\)=\(77\)');
+check('within a partial index', 'UPDATE t SET active = true, n = 50 WHERE id = 1', 'INSERT INTO t VALUES (21, 2, 21, 50, true)', '\(n\)=\(50\)');
+check('outside of a partial index', 'INSERT INTO t VALUES (20, 1, 20, 50, false)', 'INSERT INTO t VALUES (21, 2, 21, 50, true)', 'both');
+check('an index on an expression', q{INSERT INTO words VALUES (2, 'Two', 2, 2)}, q{INSERT INTO words VALUES (3, 'tWO', 3, 3)},
+	'\(lower\(w\)\)=\(two\)', tables => ['words']);
+check('nulls that are not distinct', q{INSERT INTO words VALUES (2, 'a', 2, NULL)}, q{INSERT INTO words VALUES (3, 'b', 2, NULL)},
+	'\(a, b\)=\(2, null\)', tables => ['words']);
+check('a part of a key in common', q{INSERT INTO words VALUES (2, 'a', 2, 5)}, q{INSERT INTO words VALUES (3, 'b', 2, 6)}, 'both', tables => ['words']);
+check('an enum', q{INSERT INTO moods VALUES ('glad', 1)}, q{INSERT INTO moods VALUES ('glad', 2)}, '\(m\)=\(glad\)', tables => ['moods']);
+check('two labels of an enum', q{INSERT INTO moods VALUES ('glad', 1)}, q{INSERT INTO moods VALUES ('sad', 2)}, 'both', tables => ['moods']);
+check('insertion or update, twice',
+	map({ "INSERT INTO t VALUES (20, $_, 20) ON CONFLICT (id) DO UPDATE SET v = t.v + 1" } 1, 2), '\((?:id|u)\)=\(20\)');
+
+# ---- foreign keys
+check('parent deleted, child inserted', 'DELETE FROM parent WHERE id = 5', 'INSERT INTO child VALUES (2, 5)', '\(id\)=\(5\) of table "parent"', %$family);
+check('child inserted, parent deleted', 'INSERT INTO child VALUES (2, 5)', 'DELETE FROM parent WHERE id = 5', '\(id\)=\(5\) of table "parent"', %$family);
+check('child inserted, parent updated', 'INSERT INTO child VALUES (2, 5)', 'UPDATE parent SET v = 1 WHERE id = 5', 'both', %$family);
+check('parent updated, child inserted', 'UPDATE parent SET v = 1 WHERE id = 5', 'INSERT INTO child VALUES (2, 5)', 'both', %$family);
+check('child inserted, key of parent updated', 'INSERT INTO child VALUES (2, 5)', 'UPDATE parent SET code = 55 WHERE id = 5', '\(id\)=\(5\)', %$family);
+check('two children inserted', 'INSERT INTO child VALUES (2, 5)', 'INSERT INTO child VALUES (3, 5)', 'both', %$family);
+check('parent deleted with its children, child updated', 'DELETE FROM parent WHERE id = 1', 'UPDATE child SET parent_id = 2 WHERE id = 1',
+	'\(id\)=\(1\) of table "child"', %$family);
+
+# ---- row locks
+check('locked, updated elsewhere', 'UPDATE t SET v = 1 WHERE id = 3', 'SELECT 1 FROM t WHERE id = 3 FOR UPDATE; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+check('updated, locked elsewhere', 'SELECT 1 FROM t WHERE id = 3 FOR UPDATE; UPDATE t SET v = 2 WHERE id = 4', 'UPDATE t SET v = 1 WHERE id = 3', '\(id\)=\(3\)');
+check('two shared locks', 'SELECT 1 FROM t WHERE id = 3 FOR SHARE; UPDATE t SET v = 2 WHERE id = 4',
+	'SELECT 1 FROM t WHERE id = 3 FOR SHARE; UPDATE t SET v = 2 WHERE id = 5', 'both');
+check('a shared lock and an update', 'SELECT 1 FROM t WHERE id = 3 FOR SHARE; UPDATE t SET v = 2 WHERE id = 4', 'UPDATE t SET v = 1 WHERE id = 3', '\(id\)=\(3\)');
+check('a lock of the key and an update', 'SELECT 1 FROM t WHERE id = 3 FOR KEY SHARE; UPDATE t SET v = 2 WHERE id = 4', 'UPDATE t SET v = 1 WHERE id = 3', 'both');
+check('an update and a lock of the key', 'UPDATE t SET v = 1 WHERE id = 3', 'SELECT 1 FROM t WHERE id = 3 FOR KEY SHARE; UPDATE t SET v = 2 WHERE id = 4', 'both');
+check('a deletion and a lock of the key', 'DELETE FROM t WHERE id = 3', 'SELECT 1 FROM t WHERE id = 3 FOR KEY SHARE; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+check('a lock in a savepoint that was rolled back', 'UPDATE t SET v = 1 WHERE id = 3',
+	'SAVEPOINT s; SELECT 1 FROM t WHERE id = 3 FOR UPDATE; ROLLBACK TO s; UPDATE t SET v = 2 WHERE id = 4', 'both');
+check('a lock through a cursor', 'UPDATE t SET v = 1 WHERE id = 3',
+	'DECLARE c CURSOR FOR SELECT 1 FROM t WHERE id = 3 FOR UPDATE; FETCH c; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+
+# ---- tables
+check('TRUNCATE and an insertion', 'TRUNCATE t', 'INSERT INTO t VALUES (20, 1, 20)', 'Table "t" was changed or locked as a whole');
+check('an insertion and TRUNCATE', 'INSERT INTO t VALUES (20, 1, 20)', 'TRUNCATE t', 'Table "t" was changed or locked as a whole');
+check('TRUNCATE of one table, insertion into another', 'TRUNCATE t', q{INSERT INTO words VALUES (2, 'two', 2, 2)}, 'both', tables => [ 't', 'words' ]);
+check('TRUNCATE and a reader of the table that writes another', 'TRUNCATE t', q{SELECT count(*) FROM t; INSERT INTO words VALUES (2, 'two', 2, 2)},
+	'Table "t" was changed or locked as a whole', tables => [ 't', 'words' ]);
+check('TRUNCATE of parent and child', 'TRUNCATE parent, child', 'INSERT INTO child VALUES (2, 5)', 'as a whole', %$family);
+check('LOCK TABLE and an update', 'LOCK TABLE t IN EXCLUSIVE MODE; UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 4', 'as a whole',
+	applied => 'both');
+check('LOCK TABLE against writers, and a writer', 'UPDATE t SET v = 1 WHERE id = 3',
+	q{LOCK TABLE t IN SHARE MODE; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'as a whole', tables => [ 't', 'words' ]);
+check('LOCK TABLE in a savepoint that was rolled back', 'UPDATE t SET v = 1 WHERE id = 3',
+	q{SAVEPOINT s; LOCK TABLE t IN SHARE MODE; ROLLBACK TO s; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'both', tables => [ 't', 'words' ]);
+
+# ---- isolation levels
+my @skew = ('SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 3', 'SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 4');
+check('write skew, repeatable read', @skew, 'both', begin => 'BEGIN ISOLATION LEVEL REPEATABLE READ');
+check('write skew, serializable', @skew, 'Table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+check('write skew of points, serializable', 'SELECT v FROM t WHERE id = 4; UPDATE t SET v = 1 WHERE id = 3',
+	'SELECT v FROM t WHERE id = 3; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+check('points that differ, serializable', 'SELECT v FROM t WHERE id = 1; UPDATE t SET v = 1 WHERE id = 3',
+	'SELECT v FROM t WHERE id = 2; UPDATE t SET v = 1 WHERE id = 4', 'both', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+check('a point that was empty, serializable', 'INSERT INTO t VALUES (20, 1, 20)',
+	'SELECT v FROM t WHERE id = 20; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+check('COPY of what is written elsewhere, serializable', 'UPDATE t SET v = 1 WHERE id = 3',
+	q{COPY t TO '/dev/null'; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'Table "t" was changed after it was read',
+	begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE', tables => [ 't', 'words' ]);
+
+# ---- what is kept of it
+cmp_ok($second->sql('SELECT count(*) FROM quorum.conflicts WHERE winner_node = ' . "'" . $first->name . "'"), '>', 20, 'the last conflicts can be looked at');
+is($second->sql(q{SELECT count(*) FROM quorum.log l JOIN quorum.conflicts c ON l.log_index = c.log_index WHERE l.verdict <> 'rejected'}), '0',
+	'and the log says the same');
+
+done_testing();
