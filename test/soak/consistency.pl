@@ -12,7 +12,7 @@ use Test::More;
 
 my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
 my $cluster = QuorumCluster->new(nodes => 3, namespaces => $namespaces);
-my $consistency = Consistency->new($cluster, Consistency::promises($cluster));
+my $consistency = Consistency->new($cluster);
 my $rounds = FaultRounds->new($cluster, $consistency, kinds => [
 	FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms(), FaultRounds::standstills(),
 	$namespaces ? FaultRounds::cuts() : () ]);

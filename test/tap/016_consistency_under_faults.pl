@@ -15,7 +15,7 @@ my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
 BAIL_OUT('network namespaces are missing') if $ENV{QUORUM_REQUIRE_NAMESPACES} && !$namespaces;
 
 my $cluster = QuorumCluster->new(nodes => 3, namespaces => $namespaces);
-my $consistency = Consistency->new($cluster, Consistency::promises($cluster));
+my $consistency = Consistency->new($cluster);
 my $rounds = FaultRounds->new($cluster, $consistency, kinds => [
 	FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms(), FaultRounds::standstills(),
 	$namespaces ? FaultRounds::cuts() : () ]);

@@ -84,7 +84,7 @@ sub checker_program
 # Consistency->new($cluster, %options)
 #  clients => { lists => 2, bank => 1, registers => 1 }	how many clients of each workload on each node
 #  nodes => [...]			names of the nodes that have clients; default all
-#  local_reads => 0			on each node, so many of the clients of lists read with quorum.read_consistency = local
+#  local_reads => 1			on each node, so many of the clients of lists read with quorum.read_consistency = local
 #  reads => 'linearizable'	'unpromised': the histories are judged as if all reads were local ones
 #  levels => 'rc,rr,ser'
 #  pause_us => 10000		about so long between two transactions of a client
@@ -97,7 +97,7 @@ sub new
 		cluster => $cluster,
 		clients => { lists => 2, bank => 1, registers => 1 },
 		nodes => [ map { $_->name } $cluster->nodes ],
-		local_reads => 0,
+		local_reads => 1,
 		reads => 'linearizable',
 		levels => 'rc,rr,ser',
 		pause_us => 10_000,
@@ -106,16 +106,6 @@ sub new
 		%options }, $class;
 	push @objects, $self;
 	return $self;
-}
-
-# Options for new: what this build promises about reads.  A server without quorum.read_consistency has no linearizable ones.
-sub promises
-{
-	my ($cluster) = @_;
-	my $known = $cluster->wait_for_leader->sql(q{SELECT count(*) FROM pg_settings WHERE name = 'quorum.read_consistency'});
-	return (reads => 'linearizable', local_reads => 1) if $known;
-	diag('this build has no linearizable reads: staleness is not looked for');
-	return (reads => 'unpromised');
 }
 
 sub _monotonic_us { return int(clock_gettime(CLOCK_MONOTONIC) * 1e6); }
