@@ -23,18 +23,32 @@ draw_list(Client *client)
 	return rotations(client) * LISTS_PER_ROTATION + lot(client, LISTS_IN_USE);
 }
 
+/* A condition for so many lists from the first one on: by their numbers, or as a range; a single one is a point read. */
+static void
+write_condition(Client *client, char *text, size_t size, int64_t first, int count)
+{
+	if (count == 1)
+		snprintf(text, size, "id = %lld", (long long) first);
+	else if (count == 2 && lot(client, 2) == 0)
+		snprintf(text, size, "id IN (%lld, %lld)", (long long) first, (long long) first + 1);
+	else
+		snprintf(text, size, "id BETWEEN %lld AND %lld", (long long) first, (long long) first + count - 1);
+}
+
 /* Reads one to three lists with one statement. */
 static bool
 read_lists(Attempt *attempt, bool commits)
 {
 	int64_t		first = draw_list(attempt->client);
 	int			count = 1 + lot(attempt->client, 3);
-	int64_t		start_us = now_us();
+	int64_t		start_us;
+	char		condition[100];
 	char		sql[200];
 	Answer		answer;
 
-	snprintf(sql, sizeof(sql), "SELECT id, elements FROM lists%s WHERE id BETWEEN %lld AND %lld", attempt->client->suffix,
-			 (long long) first, (long long) first + count - 1);
+	write_condition(attempt->client, condition, sizeof(condition), first, count);
+	snprintf(sql, sizeof(sql), "SELECT id, elements FROM lists%s WHERE %s", attempt->client->suffix, condition);
+	start_us = now_us();
 	if (!run(attempt, sql, commits, &answer))
 		return false;
 	for (int64_t key = first; key < first + count; key++)
@@ -83,6 +97,18 @@ append_there(Attempt *attempt, bool commits)
 		note_append(attempt, key, start_us, element);
 	free_answer(&answer);
 	return succeeded;
+}
+
+/* An append that is taken back, and stands in no history: nobody may ever see it. */
+static bool
+append_and_roll_back(Attempt *attempt)
+{
+	Client	   *client = attempt->client;
+	char		sql[200];
+
+	snprintf(sql, sizeof(sql), "UPDATE lists%s SET elements = elements || %lld WHERE id = %lld", client->suffix,
+			 (long long) new_number(client), (long long) draw_list(client));
+	return run_only(attempt, "SAVEPOINT s", false) && run_only(attempt, sql, false) && run_only(attempt, "ROLLBACK TO s", false);
 }
 
 /* The client reads (and locks, if the level does not protect it), and writes back what it has read and one more. */
@@ -141,7 +167,9 @@ attempt_lists(Client *client)
 	{
 		int			kind = lot(client, 20);
 
-		if (kind < 9)
+		if (kind == 0 && !at_once)
+			succeeded = append_and_roll_back(&attempt);
+		else if (kind < 9)
 			succeeded = read_lists(&attempt, at_once);
 		else if (kind < 15 || at_once)
 			succeeded = append_there(&attempt, at_once);
