@@ -100,9 +100,61 @@ MERGE INTO owner_of AS o USING (VALUES (12), (13)) AS v(id) ON o.id = v.id
 SELECT * FROM owner_of ORDER BY id;
 SELECT owner FROM account WHERE id = 100002;
 
--- refused_with_a_hint
-TRUNCATE account;
+-- truncate_is_a_part_of_its_transaction
+CREATE TABLE note (id int PRIMARY KEY);
+SELECT quorum.replicate('note');
+BEGIN;
+INSERT INTO note VALUES (100);
+TRUNCATE note;
+INSERT INTO note VALUES (101);
+SAVEPOINT s;
+INSERT INTO note VALUES (102);
+TRUNCATE note;
+ROLLBACK TO s;
+INSERT INTO note VALUES (103);
+COMMIT;
+SELECT * FROM note ORDER BY id;
+BEGIN;
+INSERT INTO note VALUES (104);
+SAVEPOINT s;
+TRUNCATE note;
+INSERT INTO note VALUES (105);
+RELEASE s;
+INSERT INTO note VALUES (106);
+COMMIT;
+SELECT * FROM note ORDER BY id;
+BEGIN;
 TRUNCATE city, street;
+ROLLBACK;
+TRUNCATE city;
+
+-- what_became_of_a_transaction
+BEGIN;
+SET LOCAL quorum.token = 'order 17';
+INSERT INTO note VALUES (17);
+COMMIT;
+SELECT outcome, log_index = quorum.last_commit_index() AS at_its_index FROM quorum.outcome('order 17');
+BEGIN;
+SET LOCAL quorum.token = 'order 17';
+INSERT INTO note VALUES (18);
+\set VERBOSITY terse
+COMMIT;
+\set VERBOSITY default
+SELECT * FROM note WHERE id IN (17, 18);
+SELECT * FROM quorum.outcome('order 18');
+BEGIN;
+SET LOCAL quorum.token = 'order 18';
+INSERT INTO note VALUES (18);
+\set VERBOSITY terse
+COMMIT;
+\set VERBOSITY default
+SELECT * FROM note WHERE id = 18;
+SELECT * FROM quorum.outcome('1.1.4000000000');
+SELECT * FROM quorum.outcome('');
+SET quorum.token = '1.2.3';
+SELECT set_config('quorum.token', repeat('x', 129), false);
+
+-- refused_with_a_hint
 BEGIN;
 DELETE FROM account WHERE id = 100002;
 PREPARE TRANSACTION 'never';

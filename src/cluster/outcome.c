@@ -18,6 +18,7 @@
 #include "cluster/node_check.h"
 #include "shared/chosen_log.h"
 #include "shared/commit_token.h"
+#include "shared/proposal_queue.h"
 #include "shared/shmem.h"
 
 PG_FUNCTION_INFO_V1(quorum_outcome);
@@ -50,11 +51,10 @@ is_fate(const LogItem *item, const ProposalToken *token)
 static Outcome
 look_into_log(const ProposalToken *token)
 {
-	uint64		end = pg_atomic_read_u64(&QuorumShmem->chosen_index) + 1;
+	uint64		end = turn_chosen_index() + 1;
 	Outcome		outcome = {0};
 	bool		reached_older = false;
 
-	pg_read_barrier();
 	while (end > 1 && !outcome.is_known && !reached_older)
 	{
 		uint64		first = end > BLOCK_ENTRIES ? end - BLOCK_ENTRIES : 1;

@@ -142,7 +142,7 @@ put_member_status(RowBuilder *row, const NodeIdentity *identity, const NodeStatu
 	put(row, Int32GetDatum(status->voter_count));
 	put(row, Int32GetDatum(status->voters_reachable));
 	put(row, Int32GetDatum(status->quorum_size));
-	put_uint64(row, pg_atomic_read_u64(&QuorumShmem->chosen_index));
+	put_uint64(row, turn_chosen_index());
 	if (turn_is_initialised())
 		put_uint64(row, turn_applied_index());
 	else
@@ -163,6 +163,9 @@ quorum_node_status(PG_FUNCTION_ARGS)
 	*status = QuorumShmem->status;
 	strlcpy(last_error, QuorumShmem->last_error, sizeof(last_error));
 	LWLockRelease(QuorumShmem->lock);
+	if (last_error[0] == '\0' && QuorumShmem->apply_waits_for_pid != 0)
+		snprintf(last_error, sizeof(last_error), "applying the log waits for a lock that process %d holds, which rebuilds a table or an index",
+				 QuorumShmem->apply_waits_for_pid);
 
 	if (identity.node_id != 0)
 		put_member_status(&row, &identity, status);
@@ -185,7 +188,7 @@ quorum_node_status(PG_FUNCTION_ARGS)
 static void
 put_member(RowBuilder *row, const MemberState *member, const NodeStatus *status, uint32 own_node_id)
 {
-	uint64		chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+	uint64		chosen_index = turn_chosen_index();
 	uint64		applied_index = member->delivered_index;
 
 	if (member->node_id == own_node_id && turn_is_initialised())
@@ -358,7 +361,7 @@ quorum_log_entries(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	shmem_get_status(status);
 	first_index = Max(first_index, 1);
-	last_index = Min(last_index, (int64) pg_atomic_read_u64(&QuorumShmem->chosen_index));
+	last_index = Min(last_index, (int64) turn_chosen_index());
 	for (int64 index = first_index; index <= last_index; index++)
 	{
 		RowBuilder	row = {0};

@@ -115,6 +115,16 @@ turn_applied_index(void)
 	return index;
 }
 
+uint64
+turn_chosen_index(void)
+{
+	uint64		applied_index = turn_applied_index();
+	uint64		chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+
+	pg_read_barrier();			/* items were written before their index became known in either way */
+	return Max(chosen_index, applied_index);
+}
+
 bool
 turn_is_owned(uint64 index)
 {

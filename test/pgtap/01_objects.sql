@@ -8,11 +8,11 @@ SELECT has_role('quorum_admin');
 SELECT has_role('quorum_peer');
 
 SELECT tables_are('quorum', ARRAY['position', 'replicated_table']);
-SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'log']);
-SELECT functions_are('quorum', ARRAY['capture', 'refuse_truncate', 'peer_stream', 'instance_id', 'table_shape', 'table_definition',
+SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log']);
+SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'instance_id', 'table_shape', 'table_definition',
 	'check_replicate', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
-	'wait_for', 'last_commit_index',
-	'node_status', 'node_members', 'node_counters', 'log_entries']);
+	'wait_for', 'last_commit_index', 'outcome',
+	'node_status', 'node_members', 'node_counters', 'last_conflicts', 'log_entries']);
 
 SELECT function_returns('quorum', 'create_cluster', ARRAY['text', 'text'], 'void');
 SELECT function_returns('quorum', 'join_cluster', ARRAY['text', 'text', 'text'], 'void');
