@@ -11,10 +11,10 @@ use FaultRounds;
 use Test::More;
 
 my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
-my $cluster = QuorumCluster->new(nodes => 3, namespaces => $namespaces);
+my $cluster = QuorumCluster->new(nodes => 3, namespaces => $namespaces, power_loss => 1);
 my $consistency = Consistency->new($cluster);
 my $rounds = FaultRounds->new($cluster, $consistency, kinds => [
-	FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms(), FaultRounds::standstills(),
+	FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms(), FaultRounds::standstills(), FaultRounds::power_cuts(),
 	$namespaces ? FaultRounds::cuts() : () ]);
 my $rounds_left = $ENV{SOAK_SECONDS} ? 1e9 : $ENV{ROUNDS} || 200;
 my $ends_at = $ENV{SOAK_SECONDS} ? time() + $ENV{SOAK_SECONDS} : 9e18;
