@@ -6,7 +6,7 @@
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
-DRIVER_GOALS = help check check-layers check-unit check-sim check-mutations check-regress check-pgtap check-tap \
+DRIVER_GOALS = help check check-layers check-unit check-checkers check-sim check-mutations check-regress check-pgtap check-tap \
 	soak sim bench sanitize demo demo-stop dependencies installed
 
 ifneq ($(filter $(DRIVER_GOALS),$(MAKECMDGOALS)),)
@@ -25,6 +25,7 @@ help:
 	@echo 'make demo                three instances, a failover, left running; make demo-stop ends them'
 	@echo 'make check               everything below, in this order'
 	@echo '  make check-unit        core, journal and codec, without a server'
+	@echo '  make check-checkers    the checkers of histories: planted anomalies must be found'
 	@echo '  make check-layers      who may include and call whom; purity of the core'
 	@echo '  make check-sim         10,000 simulated schedules'
 	@echo '  make check-mutations   bugs planted in the protocol, each of which the simulator must find'
@@ -50,6 +51,9 @@ check: installed
 
 check-unit: dependencies
 	@tools/check-unit
+
+check-checkers: dependencies
+	@$(MAKE) --no-print-directory -C test/consistency check
 
 check-layers: dependencies
 	@tools/check-layers
