@@ -8,6 +8,7 @@ use PostgreSQL::Test::Utils;
 use QuorumCluster;
 use Consistency;
 use FaultRounds;
+use SoakWatch;
 use Test::More;
 
 my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
@@ -16,6 +17,7 @@ my $consistency = Consistency->new($cluster);
 my $rounds = FaultRounds->new($cluster, $consistency, kinds => [
 	FaultRounds::kills(), FaultRounds::disasters(), FaultRounds::storms(), FaultRounds::standstills(), FaultRounds::power_cuts(),
 	$namespaces ? FaultRounds::cuts() : () ]);
+my $watch = SoakWatch->new($cluster);
 my $rounds_left = $ENV{SOAK_SECONDS} ? 1e9 : $ENV{ROUNDS} || 200;
 my $ends_at = $ENV{SOAK_SECONDS} ? time() + $ENV{SOAK_SECONDS} : 9e18;
 
@@ -26,9 +28,11 @@ while ($rounds_left > 0 && time() < $ends_at)
 	$rounds->run($count);
 	$consistency->stop;
 	$consistency->check(least_acknowledged => 20);
+	$watch->look;
 	last unless Test::More->builder->is_passing;    # the histories of what went wrong are the last ones
 	$rounds_left -= $count;
 }
 $rounds->report;
+$watch->report;
 
 done_testing();
