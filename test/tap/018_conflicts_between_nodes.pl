@@ -191,6 +191,9 @@ check('points that differ, serializable', 'SELECT v FROM t WHERE id = 1; UPDATE 
 	'SELECT v FROM t WHERE id = 2; UPDATE t SET v = 1 WHERE id = 4', 'both', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
 check('a point that was empty, serializable', 'INSERT INTO t VALUES (20, 1, 20)',
 	'SELECT v FROM t WHERE id = 20; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+check('a point that one of many rows changed, serializable', 'INSERT INTO t SELECT i, 1, i FROM generate_series(100, 33000) AS i',
+	q{SELECT v FROM t WHERE id = 200; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'Table "t" was changed or locked as a whole',
+	begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE', tables => [ 't', 'words' ]);
 check('COPY of what is written elsewhere, serializable', 'UPDATE t SET v = 1 WHERE id = 3',
 	q{COPY t TO '/dev/null'; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'Table "t" was changed after it was read',
 	begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE', tables => [ 't', 'words' ]);
