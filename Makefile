@@ -28,7 +28,7 @@ help:
 	@echo '  make check-checkers    the checkers of histories: planted anomalies must be found'
 	@echo '  make check-layers      who may include and call whom; purity of the core'
 	@echo '  make check-sim         10,000 simulated schedules'
-	@echo '  make check-mutations   bugs planted in the protocol, each of which the simulator must find'
+	@echo '  make check-mutations   bugs planted in the protocol and in certification, each of which a test must find'
 	@echo '  make check-regress     pg_regress'
 	@echo '  make check-pgtap       pgTAP, the SQL surface'
 	@echo '  make check-tap         three real instances with faults; PROVE_TESTS="test/tap/002_*.pl" for some'
@@ -62,7 +62,8 @@ check-sim: dependencies
 	@$(MAKE) --no-print-directory -C test/sim check RUNS=$(or $(RUNS),10000)
 
 check-mutations: dependencies
-	@$(MAKE) --no-print-directory -C test/sim mutations
+	@status=0; $(MAKE) --no-print-directory -C test/sim mutations || status=1; \
+	test/certification/run_mutations.sh || status=1; exit $$status
 
 check-regress: installed
 	@tools/check-regress

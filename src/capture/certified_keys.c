@@ -276,6 +276,19 @@ gather_locks(void)
 	}
 }
 
+/* Of a row that was read: whoever changed too many rows to list them has only the table as a whole among its keys. */
+static void
+add_table_of_read_row(const CertifiedKey *read, uint64 base)
+{
+	CertifiedKey *key = append_key(&encoded);
+
+	*key = *read;
+	key->hash = row_keys_table_hash(read->table_id);
+	key->mode = CERTIFIER_TABLE_ROW_SHARE;
+	key->base = base;
+	key->index = InvalidOid;
+}
+
 static void
 gather_reads(void)
 {
@@ -290,6 +303,8 @@ gather_reads(void)
 
 		*key = reads.keys[i];
 		key->base = base;
+		if (reads.keys[i].mode == CERTIFIER_READ && (i == 0 || reads.keys[i - 1].table_id != reads.keys[i].table_id))
+			add_table_of_read_row(&reads.keys[i], base);
 	}
 }
 

@@ -143,6 +143,8 @@ recent_put(RecentIndexes *recent, uint64_t key, uint64_t index)
 	uint64_t	forgotten = 0;
 	uint32_t	place;
 
+	if (recent_get(recent, key) == index)
+		return 0;				/* the entry lists it twice */
 	if (recent->put_count >= recent->capacity)
 	{
 		forgotten = oldest->index;

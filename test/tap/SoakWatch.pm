@@ -68,7 +68,7 @@ sub _look_at_sessions
 {
 	my ($self, $node) = @_;
 	is($node->sql(q{SELECT string_agg(format('%s: %s %s', pid, state, query), ', ') FROM pg_stat_activity
-		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND query NOT LIKE 'CALL quorum.peer_stream%'
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND query !~ '^(CALL quorum.peer_stream|peer stream from)'
 		  AND state <> 'idle' AND xact_start < now() - interval '} . STUCK_AFTER_SECONDS . q{ s'}),
 		'', $node->name . ': no session is stuck');
 	return;
