@@ -196,6 +196,8 @@ table_lock_mode(Oid relid, CertifierMode *mode)
 			*mode = CERTIFIER_TABLE_SHARE;
 		else if (lock_mode == RowExclusiveLock)
 			*mode = CERTIFIER_TABLE_ROW_EXCLUSIVE;
+		else if (lock_mode == ShareUpdateExclusiveLock && LockHeldByMe(&tag, RowExclusiveLock))
+			*mode = CERTIFIER_TABLE_ROW_EXCLUSIVE;	/* the one mode that is above it and does not include it */
 		else
 			*mode = CERTIFIER_TABLE_ROW_SHARE;
 		return true;
