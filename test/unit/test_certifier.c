@@ -73,7 +73,8 @@ static bool
 memory_equal(const Memory *left, const Memory *right)
 {
 	return left->size == right->size && memcmp(left->bytes, right->bytes, left->size) == 0 &&
-		left->certifier.floor == right->certifier.floor && left->certifier.has_fences == right->certifier.has_fences &&
+		left->certifier.floor == right->certifier.floor && left->certifier.token_floor == right->certifier.token_floor &&
+		left->certifier.has_fences == right->certifier.has_fences &&
 		left->certifier.keys.put_count == right->certifier.keys.put_count &&
 		left->certifier.tokens.put_count == right->certifier.tokens.put_count;
 }
@@ -196,6 +197,27 @@ token_verdict_by_definition(const TestLog *log, const CertifierEntry *entry)
 	return (CertifierVerdict){CERTIFIER_APPLY, 0, 0};
 }
 
+/* The newest entry in effect whose token or fence is not remembered any more, if there was a fence at all; 0: none. */
+static uint64_t
+token_floor_by_definition(const TestLog *log, uint64_t index)
+{
+	uint64_t	floor = 0;
+	uint32_t	seen = 0;
+	bool		has_fences = false;
+
+	for (uint64_t other = index - 1; other > 0; other--)
+	{
+		const TestEntry *entry = &log->entries[other];
+
+		if (!is_in_effect(entry) || entry->entry.token == 0)
+			continue;
+		has_fences |= entry->entry.is_fence;
+		if (seen++ == log->token_capacity)
+			floor = other;
+	}
+	return has_fences ? floor : 0;
+}
+
 /* `conflicts_at_all` is told whether any key comes too late for an entry, be it remembered or not. */
 static CertifierVerdict
 verdict_by_definition(const TestLog *log, const TestEntry *entry, bool *conflicts_at_all)
@@ -222,6 +244,8 @@ verdict_by_definition(const TestLog *log, const TestEntry *entry, bool *conflict
 	}
 	if (verdict.reason == CERTIFIER_APPLY && header->key_count > 0 && header->base < floor)
 		verdict = (CertifierVerdict){CERTIFIER_TOO_OLD, floor, 0};
+	if (verdict.reason == CERTIFIER_APPLY && !header->is_fence && header->base < token_floor_by_definition(log, header->index))
+		verdict = (CertifierVerdict){CERTIFIER_TOO_OLD, token_floor_by_definition(log, header->index), 0};
 	return verdict;
 }
 
@@ -379,13 +403,19 @@ certify_key(uint64_t index, uint64_t base, uint64_t hash, CertifierMode mode)
 }
 
 static CertifierVerdict
-certify_token(uint64_t index, uint64_t token, bool is_fence, uint64_t proposal)
+certify_token_with_base(uint64_t index, uint64_t token, bool is_fence, uint64_t proposal, uint64_t base)
 {
-	CertifierEntry entry = {.index = index, .proposal = proposal, .base = 0, .token = token, .is_fence = is_fence};
+	CertifierEntry entry = {.index = index, .proposal = proposal, .base = base, .token = token, .is_fence = is_fence};
 	CertifierVerdict verdict;
 
 	certify(&directed.certifier, &entry, &verdict);
 	return verdict;
+}
+
+static CertifierVerdict
+certify_token(uint64_t index, uint64_t token, bool is_fence, uint64_t proposal)
+{
+	return certify_token_with_base(index, token, is_fence, proposal, 0);
 }
 
 static void
@@ -484,8 +514,9 @@ tokens_take_effect_once(void)
 	ok(certify_token(8, 105, true, 107).reason == CERTIFIER_APPLY && certify_token(9, 0, false, 105).reason == CERTIFIER_FENCED,
 	   "a transaction without a token is fenced by its proposal's");
 	ok(certify_token(10, 105, true, 105).conflict_index == 8, "a fence is not held up by a fence of its own proposal, but by its like");
-	ok(certify_token(11, 5, false, 108).reason == CERTIFIER_APPLY, "the oldest tokens are forgotten");
-	ok(certify_token(12, 0, true, 109).reason == CERTIFIER_MALFORMED, "a fence of nothing is malformed");
+	ok(certify_token(11, 5, false, 108).reason == CERTIFIER_TOO_OLD, "what is older than forgotten fences might be what they fenced");
+	ok(certify_token_with_base(12, 5, false, 108, 10).reason == CERTIFIER_APPLY, "the oldest tokens are forgotten");
+	ok(certify_token(13, 0, true, 109).reason == CERTIFIER_MALFORMED, "a fence of nothing is malformed");
 }
 
 static void
