@@ -17,6 +17,7 @@ char	   *quorum_database = NULL;
 int			quorum_heartbeat_interval_ms = 50;
 int			quorum_election_timeout_ms = 400;
 int			quorum_commit_timeout_ms = 10000;
+int			quorum_lock_grace_period_ms = 2000;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
 int			quorum_read_consistency = READ_LINEARIZABLE;
@@ -54,6 +55,11 @@ define_timings(void)
 							"The transaction may still be committed by the quorum. 0 waits without end.",
 							&quorum_commit_timeout_ms, 10000, 0, INT_MAX,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.lock_grace_period",
+							"A session whose lock of a table keeps an agreed entry from being applied here is aborted after this time.",
+							"Whoever holds a row is aborted at once; VACUUM FULL, CLUSTER, REINDEX and CREATE INDEX are waited for.",
+							&quorum_lock_grace_period_ms, 2000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 
 static void

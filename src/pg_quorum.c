@@ -75,6 +75,7 @@ _PG_init(void)
 	capture_init();
 	certified_keys_init();
 	row_locks_init();
+	doom_message_init();
 	guard_init();
 	read_barrier_init();
 	commit_gate_init();

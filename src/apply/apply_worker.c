@@ -52,7 +52,6 @@
 #define RETRY_FIRST_MS 10
 #define RETRY_LONGEST_MS 5000
 #define LOCK_CHECK_INTERVAL_MS 5
-#define RELATION_LOCK_GRACE_CHECKS 400	/* 2 s: or else CREATE INDEX or REINDEX would be aborted whenever there is load */
 
 bool		am_apply_worker = false;
 
@@ -141,7 +140,7 @@ check_for_blocked_wait(void)
 	last_lock = lock;
 	if (lock == NULL)
 		return;
-	if (lock->tag.locktag_type == LOCKTAG_RELATION && checks < RELATION_LOCK_GRACE_CHECKS)
+	if (lock->tag.locktag_type == LOCKTAG_RELATION && checks < quorum_lock_grace_period_ms / LOCK_CHECK_INTERVAL_MS)
 		return;
 	shmem_wake_watcher();
 }
@@ -347,6 +346,7 @@ perform_batch(uint64 first_index, uint64 chosen_index)
 	row_apply_close_tables();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	QuorumShmem->apply_waits_for_pid = 0;
 	count_batch();
 	memset(&batch, 0, sizeof(batch));
 	note_entry(0, 0);

@@ -24,14 +24,50 @@
 #include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/array.h"
+#include "utils/backend_status.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "apply/apply.h"
 #include "config.h"
+#include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
+
+/* What VACUUM FULL, CLUSTER, REINDEX or CREATE INDEX is at would have to be begun anew: it delays this node, visibly, and no other. */
+static bool
+is_maintenance(int pid)
+{
+	bool		is_it = false;
+	int			count = pgstat_fetch_stat_numbackends();
+
+	for (int i = 1; i <= count; i++)
+	{
+		PgBackendStatus *status = &pgstat_fetch_stat_local_beentry(i)->backendStatus;
+
+		if (status->st_procpid == pid)
+			is_it = status->st_progress_command == PROGRESS_COMMAND_CLUSTER ||
+				status->st_progress_command == PROGRESS_COMMAND_CREATE_INDEX;
+	}
+	pgstat_clear_backend_activity_snapshot();
+	return is_it;
+}
+
+/* For the message; the entry is the one that is being applied, or one of those after it that are applied together with it. */
+static void
+describe_doom(DoomedTransaction *doomed, LocalTransactionId transaction)
+{
+	LogItem		item;
+
+	memset(doomed, 0, sizeof(DoomedTransaction));
+	doomed->transaction = transaction;
+	doomed->log_index = turn_applied_index() + 1;
+	if (doomed->log_index > turn_chosen_index())
+		return;					/* it has just been applied */
+	chosen_log_read_item(doomed->log_index, &item);
+	shmem_member_name(item.origin, doomed->node_name, NAMEDATALEN);
+}
 
 /* A prepared transaction has no process: pid 0, no one to signal. */
 static void
@@ -39,11 +75,18 @@ abort_blocker(int pid)
 {
 	PGPROC	   *proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
 	VirtualTransactionId vxid;
+	DoomedTransaction doomed;
 
 	if (proc == NULL)
 		return;
+	if (is_maintenance(pid))
+	{
+		QuorumShmem->apply_waits_for_pid = pid;
+		return;
+	}
 	GET_VXID_FROM_PGPROC(vxid, *proc);
-	if (!VirtualTransactionIdIsValid(vxid) || !proposal_doom(pid, vxid.backendId, vxid.localTransactionId))
+	describe_doom(&doomed, vxid.localTransactionId);
+	if (!VirtualTransactionIdIsValid(vxid) || !proposal_doom(pid, vxid.backendId, &doomed))
 		return;
 	if (CancelVirtualTransaction(vxid, PROCSIG_RECOVERY_CONFLICT_LOCK) != 0)
 	{

@@ -33,6 +33,9 @@ extern void gate_check_may_write(void);
 /* capture/row_locks.c: locked rows, and what serializable transactions read; call in _PG_init. */
 extern void row_locks_init(void);
 
+/* capture/doom_message.c: what a session is told that stood in the way; call in _PG_init. */
+extern void doom_message_init(void);
+
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);
 

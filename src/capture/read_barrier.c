@@ -43,6 +43,7 @@ static ExecutorFinish_hook_type previous_finish_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 
 static int	nesting_level = 0;
+static QueryDesc *unchecked_query = NULL;	/* began without a barrier (point_write.c), and is to be checked when it has run */
 static LocalTransactionId covered_transaction = InvalidLocalTransactionId;	/* whose one snapshot is known to be recent enough */
 
 /*
@@ -183,7 +184,13 @@ transaction_barrier(void)
 static void
 barrier_start(QueryDesc *query, int flags)
 {
-	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && may_need_barrier() && query_needs_read_barrier(query))
+	ReadScope	scope = READS_NOTHING;
+
+	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && may_need_barrier())
+		scope = query_read_scope(query);
+	if (nesting_level == 0)
+		unchecked_query = scope == READS_WRITTEN_ROW && !IsolationUsesXactSnapshot() ? query : NULL;
+	if (scope != READS_NOTHING && unchecked_query != query)
 		query_barrier(query);
 	if (previous_start_hook)
 		previous_start_hook(query, flags);
@@ -225,6 +232,11 @@ barrier_finish(QueryDesc *query)
 		nesting_level--;
 	}
 	PG_END_TRY();
+	if (nesting_level == 0 && unchecked_query == query)
+	{
+		unchecked_query = NULL;
+		point_write_check(query);
+	}
 }
 
 /* Those that only start a query: the barrier is at its start. */

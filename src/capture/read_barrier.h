@@ -1,6 +1,7 @@
 /*
  * read_barrier.h
- *	  Linearizable reads: which statements need one (read_scope.c), how one waits (read_wait.c), where that is done (read_barrier.c).
+ *	  Linearizable reads: which statements need one (read_scope.c), how one waits (read_wait.c), where that is done (read_barrier.c), and
+ *	  which can do without (point_write.c).
  *	  Process: client backend.
  */
 #ifndef QUORUM_READ_BARRIER_H
@@ -13,14 +14,26 @@
 
 /* ---- read_scope.c ---- */
 
-/*
- * The one place that decides whether a query that is about to start must see all that was acknowledged before.  True if it reads a replicated
- * table, itself or, as far as can be known, in a function or trigger.
- */
-extern bool query_needs_read_barrier(const QueryDesc *query);
+typedef enum ReadScope
+{
+	READS_NOTHING,				/* that is replicated */
+	READS_WRITTEN_ROW,			/* see point_write.c */
+	READS_TABLES				/* itself or, as far as can be known, in a function or trigger */
+} ReadScope;
+
+/* The one place that decides what a query that is about to start has to see. */
+extern ReadScope query_read_scope(const QueryDesc *query);
 
 /* The same for a utility statement; what it runs through the executor is looked at there. */
 extern bool utility_needs_read_barrier(Node *statement);
+
+/* ---- point_write.c ---- */
+
+/* Is it an UPDATE or DELETE of one row by its primary key, that reads nothing else? */
+extern bool point_write_has_shape(const PlannedStmt *plan);
+
+/* After such a query has run without a barrier; raises 40001 if it found no row and should have. */
+extern void point_write_check(QueryDesc *query);
 
 /* ---- read_wait.c ---- */
 

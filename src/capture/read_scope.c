@@ -247,14 +247,18 @@ plan_fires_reading_trigger(const PlannedStmt *plan)
 
 /* ---- statements ---- */
 
-bool
-query_needs_read_barrier(const QueryDesc *query)
+ReadScope
+query_read_scope(const QueryDesc *query)
 {
 	const PlannedStmt *plan = query->plannedstmt;
 
 	if ((plan->relationOids == NIL && plan->invalItems == NIL) || !replicated_tables_exist())
-		return false;
-	return reads_replicated_table(plan) || calls_user_function(plan) || plan_fires_reading_trigger(plan);
+		return READS_NOTHING;
+	if (calls_user_function(plan) || plan_fires_reading_trigger(plan))
+		return READS_TABLES;
+	if (!reads_replicated_table(plan))
+		return READS_NOTHING;
+	return point_write_has_shape(plan) ? READS_WRITTEN_ROW : READS_TABLES;
 }
 
 static bool

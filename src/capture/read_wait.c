@@ -9,8 +9,6 @@
  */
 #include "postgres.h"
 
-#include <sched.h>
-
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -31,7 +29,6 @@ PG_FUNCTION_INFO_V1(quorum_last_commit_index);
 #define PATIENCE_ELECTIONS 4		/* as the core: long enough for a new leader to be elected */
 #define ANSWER_PATIENCES 5			/* with a quorum, but without an answer */
 #define CHECK_INTERVAL_MS 100
-#define MAX_YIELDS 0
 
 static bool
 apply_has_failed(void)
@@ -50,8 +47,8 @@ elapsed_ms(instr_time started)
 }
 
 /*
- * An election is waited for.  A node that has had no quorum for longer fails at once; one that has an index, and the entries up to it, needs
- * no quorum any more.
+ * An election is waited for.  A node that has had no quorum for longer fails at once; where that is noticed during the wait, what was waited before
+ * counts too.  One that has an index, and the entries up to it, needs no quorum any more.
  */
 static bool
 is_hopeless(ReaderState state, uint64 index, uint64 waited_ms)
@@ -64,7 +61,7 @@ is_hopeless(ReaderState state, uint64 index, uint64 waited_ms)
 	if (state == READER_APPLYING && pg_atomic_read_u64(&QuorumShmem->chosen_index) >= index)
 		return false;
 	if (without_quorum_ms > 0)
-		return Max(without_quorum_ms, waited_ms) >= patience_ms;
+		return without_quorum_ms >= patience_ms || (waited_ms >= patience_ms && without_quorum_ms >= patience_ms / 2);
 	return state != READER_APPLYING && waited_ms >= ANSWER_PATIENCES * patience_ms;
 }
 
@@ -74,19 +71,6 @@ wait_a_moment(void)
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, CHECK_INTERVAL_MS, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-}
-
-/*
- * Where others want the CPU, a round is often over when it is this backend's turn again; that is cheaper than to sleep and be woken.  On an idle
- * machine it is over in no time.
- */
-static void
-yield_to_others(void)
-{
-	uint64		index;
-
-	for (int yields = 0; yields < MAX_YIELDS && read_round_poll(&index) == READER_ASKED && !InterruptPending; yields++)
-		sched_yield();
 }
 
 bool
@@ -99,7 +83,6 @@ read_wait_for_quorum(uint64 *read_index)
 	if (is_hopeless(READER_IDLE, 0, 0))
 		return false;
 	read_round_ask();
-	yield_to_others();
 	while ((state = read_round_poll(read_index)) != READER_DONE)
 	{
 		if (is_hopeless(state, *read_index, elapsed_ms(started)))
@@ -134,7 +117,7 @@ report_no_linearizable_read(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node is not a running member of a cluster: it cannot serve a linearizable read"),
 				 errhint("See quorum.status. " HINT_LOCAL)));
-	if (!status.has_quorum)
+	if (!status.has_quorum && status.voters_reachable < status.quorum_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("no quorum: a linearizable read is not possible"),
@@ -143,7 +126,7 @@ report_no_linearizable_read(void)
 				 errhint("Connect to a node in the majority, or retry when more nodes are back. " HINT_LOCAL)));
 	ereport(ERROR,
 			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			 errmsg("a linearizable read is not possible now"),
+			 errmsg(status.has_quorum ? "a linearizable read is not possible now" : "no quorum: a linearizable read is not possible"),
 			 errdetail("No quorum has confirmed to node \"%s\" in time what it must have applied; it reaches %d of %d voters.",
 					   identity.node_name, status.voters_reachable, status.voter_count),
 			 errhint("Retry, or connect to another node. " HINT_LOCAL)));

@@ -96,7 +96,10 @@ check_not_replicated(Relation relation, uint32 own_node_id)
 				 errhint("Call quorum.replicate() on the node that has all of its rows, or quorum.unreplicate() to drop the copies.")));
 }
 
-/* Asks one member; an unreachable one will find out when the entry comes to it. */
+/*
+ * Asks one member, once it has what this node has: say, a table that was replicated a moment ago and that this one refers to.  An unreachable
+ * one will find out when the entry comes to it.
+ */
 static void
 check_member(const MemberState *member, Relation relation, const char *shape, const char *definition)
 {
@@ -113,6 +116,8 @@ check_member(const MemberState *member, Relation relation, const char *shape, co
 				 errdetail_internal("%s", why_not)));
 		return;
 	}
+	parameters[0] = psprintf(UINT64_FORMAT, turn_applied_index());
+	(void) peer_query(peer, "SELECT quorum.wait_for($1)", 1, parameters);
 	parameters[0] = get_namespace_name(RelationGetNamespace(relation));
 	parameters[1] = RelationGetRelationName(relation);
 	parameters[2] = shape;

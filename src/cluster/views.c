@@ -163,6 +163,9 @@ quorum_node_status(PG_FUNCTION_ARGS)
 	*status = QuorumShmem->status;
 	strlcpy(last_error, QuorumShmem->last_error, sizeof(last_error));
 	LWLockRelease(QuorumShmem->lock);
+	if (last_error[0] == '\0' && QuorumShmem->apply_waits_for_pid != 0)
+		snprintf(last_error, sizeof(last_error), "applying the log waits for a lock that process %d holds, which rebuilds a table or an index",
+				 QuorumShmem->apply_waits_for_pid);
 
 	if (identity.node_id != 0)
 		put_member_status(&row, &identity, status);

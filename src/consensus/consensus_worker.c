@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include <sched.h>
 #include <time.h>
 
 #include "common/pg_prng.h"
@@ -43,7 +42,6 @@
 #define APPLY_BATCH_ENTRIES 64
 #define PROPOSALS_PER_LOOP 512
 #define GATHER_US 1000				/* while a batch is in flight, the next one is gathered at most this long */
-#define READ_YIELDS 20			/* the most that a round of reads waits for more of them */
 #define MOMENT_MS 10000			/* what is waited for sets the latch; this is for lost wakeups only */
 
 ConsensusWorker worker;
@@ -285,35 +283,13 @@ take_proposals(const PaxosStatus *status, bool may_write)
 	worker.batch_taken_us = now_us();
 }
 
-/*
- * While a round is in flight the readers of the next one gather.  What a round costs hardly depends on how many share it, so where there is more to do
- * than there are CPUs, those who were just answered go first as long as they come back with their next question; elsewhere this takes no time.
- */
-static void
-gather_readers(void)
-{
-	uint32		asked = read_round_asked_count();
-
-	for (int yields = 0; yields < READ_YIELDS; yields++)
-	{
-		uint32		before = asked;
-
-		sched_yield();
-		asked = read_round_asked_count();
-		if (asked == before)
-			break;
-	}
-}
-
+/* While a round is in flight the readers of the next one gather. */
 static void
 begin_read_round(void)
 {
 	uint64		number;
 	PaxosEvent	event;
 
-	if (!read_round_is_wanted())
-		return;
-	gather_readers();
 	if (!read_round_begin(&number))
 		return;
 	event = make_event(PAXOS_EVENT_READ);

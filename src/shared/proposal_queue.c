@@ -22,7 +22,7 @@
 
 ProposalQueue *proposal_queue = NULL;
 uint64	   *waiting_index = NULL;
-LocalTransactionId *doomed_transactions = NULL;
+DoomedTransaction *doomed_transactions = NULL;
 static void *payload_area_place = NULL;
 static dsa_area *payload_area = NULL;
 
@@ -36,7 +36,7 @@ queue_size(void)
 static Size
 doomed_size(void)
 {
-	return MAXALIGN(mul_size(MaxBackends + 1, sizeof(LocalTransactionId)));
+	return MAXALIGN(mul_size(MaxBackends + 1, sizeof(DoomedTransaction)));
 }
 
 Size
@@ -81,7 +81,7 @@ proposal_queue_shmem_startup(void)
 
 	proposal_queue = (ProposalQueue *) place;
 	waiting_index = (uint64 *) (place + queue_size());
-	doomed_transactions = (LocalTransactionId *) (place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64)));
+	doomed_transactions = (DoomedTransaction *) (place + queue_size() + MAXALIGN(quorum_queue_slots * sizeof(uint64)));
 	payload_area_place = (char *) doomed_transactions + doomed_size();
 	if (found)
 		return;
@@ -194,6 +194,9 @@ report_not_submitted(bool doomed)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
+				 errdetail("It held a lock that log index %llu, of node \"%s\", needs.",
+						   (unsigned long long) doomed_transactions[MyBackendId].log_index,
+						   doomed_transactions[MyBackendId].node_name),
 				 errhint("Retry the transaction.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -212,7 +215,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	slot = proposal_queue->free_head;
-	doomed = doomed_transactions[MyBackendId] == MyProc->lxid;
+	doomed = doomed_transactions[MyBackendId].transaction == MyProc->lxid;
 	if (slot != NO_SLOT && !doomed)
 	{
 		ProposalSlot *item = &proposal_queue->slots[slot];
@@ -555,7 +558,7 @@ slot_of_backend(int pid)
 }
 
 bool
-proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction)
+proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 {
 	Latch	   *latch = NULL;
 	bool		must_cancel = false;
@@ -565,7 +568,7 @@ proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction)
 	slot = slot_of_backend(pid);
 	if (slot == NO_SLOT)
 	{
-		doomed_transactions[backend_id] = transaction;
+		doomed_transactions[backend_id] = *doomed;
 		must_cancel = true;
 	}
 	else if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
@@ -583,4 +586,13 @@ proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction)
 	if (latch != NULL)
 		SetLatch(latch);
 	return must_cancel;
+}
+
+const DoomedTransaction *
+proposal_own_doom(void)
+{
+	if (MyProc == NULL || MyBackendId == InvalidBackendId || !LocalTransactionIdIsValid(MyProc->lxid) ||
+		doomed_transactions[MyBackendId].transaction != MyProc->lxid)
+		return NULL;
+	return &doomed_transactions[MyBackendId];
 }

@@ -65,6 +65,14 @@ typedef struct ProposalOutcome
 	bool		must_yield;		/* CHOSEN: it holds what an earlier entry needs, so it can never have its turn */
 } ProposalOutcome;
 
+/* A local transaction that stands in the way of an agreed entry. */
+typedef struct DoomedTransaction
+{
+	LocalTransactionId transaction;
+	uint64		log_index;		/* of the entry that is being applied */
+	char		node_name[NAMEDATALEN]; /* of its node */
+} DoomedTransaction;
+
 extern Size proposal_queue_shmem_size(void);
 extern void proposal_queue_shmem_startup(void);
 
@@ -83,6 +91,9 @@ extern bool proposal_withdraw(int slot);		/* QUEUED -> FREE; false: it has left 
 extern void proposal_abandon(int slot);			/* PROPOSED, CHOSEN or GRANTED: the log decides without its backend */
 extern void proposal_release(int slot);			/* REJECTED or REFUSED, or detached and CHOSEN -> FREE */
 extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE, and turn_pass */
+
+/* Is this backend's current transaction doomed by the lock watcher?  Then what it stood in the way of; takes no lock. */
+extern const DoomedTransaction *proposal_own_doom(void);
 
 /* ---- order of commits ---- */
 
@@ -143,6 +154,6 @@ extern bool publish_chosen_index(uint64 index);
  * done: one that has proposed is never signalled, its verdict comes from the log.  If that is there and says "apply" all the same, the transaction
  * holds a lock that is not among its keys, and has to give way (must_yield).
  */
-extern bool proposal_doom(int pid, BackendId backend_id, LocalTransactionId transaction);
+extern bool proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed);
 
 #endif							/* QUORUM_PROPOSAL_QUEUE_H */

@@ -55,8 +55,8 @@ typedef struct ProposalQueue
 
 extern ProposalQueue *proposal_queue;
 
-/* By backend id: the local transaction that may not submit any more.  Under the mutex. */
-extern LocalTransactionId *doomed_transactions;
+/* By backend id: the local transaction that may not submit any more, and what it stands in the way of.  Under the mutex. */
+extern DoomedTransaction *doomed_transactions;
 
 /* Dense, so that the owner of the next turn is found within a few cache lines. */
 extern uint64 *waiting_index;

@@ -48,7 +48,6 @@ typedef struct ReadRounds
 	uint64		next_round;		/* whoever asks now is answered by it */
 	bool		in_flight;		/* round next_round - 1 */
 	ReaderList	asked;			/* in the order of their rounds */
-	uint32		asked_count;
 	ReaderList	applying;
 	pg_atomic_uint64 lowest_awaited;	/* UINT64_MAX: nobody waits */
 	pg_atomic_uint64 no_quorum_since_ms;	/* 0: there is one */
@@ -117,7 +116,6 @@ append(int id, ReaderState state)
 
 	reader->state = state;
 	list = list_of(reader);
-	rounds->asked_count += state == READER_ASKED ? 1 : 0;
 	reader->next = NOBODY;
 	reader->previous = list->tail;
 	if (list->tail != NOBODY)
@@ -144,7 +142,6 @@ unlink_reader(int id)
 		rounds->readers[reader->next].previous = reader->previous;
 	else
 		list->tail = reader->previous;
-	rounds->asked_count -= reader->state == READER_ASKED ? 1 : 0;
 	reader->state = READER_IDLE;
 }
 
@@ -240,12 +237,6 @@ bool
 read_round_is_wanted(void)
 {
 	return *(volatile int *) &rounds->asked.head != NOBODY && !*(volatile bool *) &rounds->in_flight;
-}
-
-uint32
-read_round_asked_count(void)
-{
-	return *(volatile uint32 *) &rounds->asked_count;
 }
 
 bool

@@ -58,9 +58,6 @@ extern void read_round_reset(void);
 /* A hint: is there somebody whom no round has been begun for? */
 extern bool read_round_is_wanted(void);
 
-/* A hint: how many readers wait for a round to begin or to end. */
-extern uint32 read_round_asked_count(void);
-
 /* One round at a time: begins one if somebody wants it; the number is the id of the core's read. */
 extern bool read_round_begin(uint64 *number);
 extern void read_round_finish(uint64 number, bool ok, uint64 read_index);

@@ -119,6 +119,7 @@ typedef struct QuorumShared
 	Latch	   *apply_latch;
 	Latch	   *watcher_latch;
 	int			apply_pid;
+	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
 	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */

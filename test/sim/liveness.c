@@ -425,6 +425,34 @@ member_serves(Sim *sim, uint32_t id)
 	return status.quorum_is_fresh;
 }
 
+/* The majority's hosts notice that the leader is gone, and their clients write; those of the minority read.  What they may not see is checked. */
+static void
+ask_both_sides(Sim *sim, uint32_t minority, SimTime duration)
+{
+	PaxosStatus status;
+	uint32_t	leader = ready_leader(sim, &status);
+
+	for (int i = 0; i < 16; i++)
+	{
+		for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+		{
+			SimNode    *node = &sim->nodes[id];
+
+			if (!node->alive || !sim_node_is_member(sim, id))
+				continue;
+			if ((minority >> id & 1) != 0)
+				sim_read(sim, node);
+			else if (i == 0 && (minority >> leader & 1) != 0)
+				sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_LINK, .number = leader});
+			else
+				sim_propose(sim, node);
+		}
+		sim_advance(sim, sim->now + duration / 16);
+	}
+	for (uint32_t id = 1; id <= SIM_MAX_NODES && leader != 0; id++)
+		sim_link_up(sim, &sim->nodes[id], leader);
+}
+
 /* The last answers are two heartbeats old before the leader says so, its last word before that three; one more till the next; and the ways. */
 static void
 minority_in_trouble(Sim *sim)
@@ -434,7 +462,7 @@ minority_in_trouble(Sim *sim)
 	uint32_t	minority = draw_minority(sim);
 
 	cut_off(sim, minority, timeouts(sim, 20));
-	sim_advance(sim, sim->now + SIM_MS(6 * plan->heartbeat_interval_ms) + 3 * way);
+	ask_both_sides(sim, minority, SIM_MS(6 * plan->heartbeat_interval_ms) + 3 * way);
 	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
 		if ((minority >> id & 1) != 0)
 			sim_check(sim, !member_serves(sim, id), "minority_admits_it", "node and minority", id, minority);

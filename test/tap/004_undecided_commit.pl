@@ -45,7 +45,7 @@ sub put_together
 sub rows_with
 {
 	my ($node, $id) = @_;
-	return $node->sql("SELECT count(*) FROM t WHERE id = $id");
+	return $node->sql("SET quorum.read_consistency = 'local'; SELECT count(*) FROM t WHERE id = $id");
 }
 
 # It is in the leader's own journal, and nobody knows of a majority: what a crash or a new leader may find.

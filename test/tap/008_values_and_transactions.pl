@@ -425,7 +425,7 @@ same_after('and the replicated one', 'DELETE FROM item WHERE id = 906');
 $_->sigstop foreach @followers;
 my $alone = $leader->query(q{SET quorum.commit_timeout = '1s'; BEGIN; INSERT INTO local VALUES (7); INSERT INTO item VALUES (907, 5, 1, 907); COMMIT});
 like($alone->{sqlstate}, qr/^(?:25006|08007)$/, "without a quorum COMMIT fails ($alone->{sqlstate})");
-is($leader->sql($both), '1|901,903', 'with the local part too');
+is($leader->sql("SET quorum.read_consistency = 'local'; $both"), '1|901,903', 'with the local part too');
 $_->sigcont foreach @followers;
 
 # ---- local_rows_beside_replicated_ones_survive_a_crash: COMMIT waits for the local WAL when it has to

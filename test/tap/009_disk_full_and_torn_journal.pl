@@ -263,7 +263,7 @@ foreach my $tear (
 	my $log = PostgreSQL::Test::Utils::slurp_file($victim->logfile, $log_start);
 	like($log, qr/\b$segment\b/, 'the log names the file');
 	like($log, qr/\b$middle->{offset}\b/, 'and the place in it');
-	is($victim->query('SELECT count(*) FROM t')->{sqlstate}, '', 'the instance itself runs');
+	is($victim->query(q{SET quorum.read_consistency = 'local'; SELECT count(*) FROM t})->{sqlstate}, '', 'the instance itself runs');
 	isnt($victim->query('INSERT INTO t VALUES (999999)')->{sqlstate}, '', 'and takes no write to a replicated table');
 
 	my $seconds = $cluster->write_until_ok('INSERT INTO t VALUES (' . ++$next_id . ", 'without it') ON CONFLICT DO NOTHING");

@@ -48,6 +48,7 @@ sub stands_in_the_way
 		$sqlstate = $session->outcome;
 	}
 	is($sqlstate, '40001', "$name: the session is told to try again") or diag($session->error);
+	like($session->error, qr/stood in the way of one that a quorum agreed on.*log index \d+, of node "\Q@{[ $leader->name ]}\E"/s, "$name: and why");
 	$session->finish;
 	$cluster->assert_same_digest('t', "$name: all nodes are the same");
 	return;
@@ -72,6 +73,27 @@ stands_in_the_way(
 	$third->run('COMMIT');
 	$third->finish;
 }
+# ---- maintenance_delays_its_node_visibly_and_no_other
+{
+	$follower->sql(q{CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.04); RETURN $1; END'});
+	my $session = WaitingSession->new($follower);
+	$session->send('CREATE INDEX slow ON t (slow(id))');
+	QuorumCluster::wait_until('the index to be built', sub {
+		return $follower->sql(q{SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'building%'}) > 0;
+	});
+	$leader->sql(q{UPDATE t SET v = 'meanwhile' WHERE id = 40});
+	my ($other) = grep { $_ != $follower } $cluster->followers;
+	$cluster->wait_applied($other);
+	QuorumCluster::wait_until('the status to say so', sub { ($follower->status('last_error') // '') =~ /waits for a lock that process \d+ holds/ });
+	pass('the node says what it waits for');
+	is($session->outcome, '00000', 'the index is built, though the log waits for it') or diag($session->error);
+	$session->finish;
+	$cluster->wait_applied;
+	is($follower->sql(q{SELECT v FROM t WHERE id = 40}), 'meanwhile', 'and then the node catches up');
+	is($follower->status('last_error') // '', '', 'and says nothing any more');
+	$follower->sql('DROP INDEX slow');
+}
+
 is($follower->sql('SELECT string_agg(id::text, $$,$$) FROM local'), '-1', 'nothing of what was aborted is there');
 
 # ---- an_old_leader_catches_up_in_spite_of_its_open_transactions

@@ -213,6 +213,18 @@ is($follower->sql(q{SELECT count(*) > 0 FROM information_schema.columns WHERE ta
 	$session->finish;
 }
 
+# ---- asking_for_the_position_of_a_snapshot_is_no_read: all transactions change that row, so it would conflict with each of them
+{
+	my $session = WaitingSession->new($follower);
+	$cluster->wait_applied($follower);
+	$session->run("SET quorum.read_consistency = 'local'; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; SET LOCAL quorum.read_consistency = 'linearizable'");
+	is($session->run($one), $written, 'a snapshot that came first is good enough if nothing came after it');
+	is($session->run(q{SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND relation = 't'::regclass}) > 0, 1, 'SERIALIZABLE notes the read of the table');
+	is($session->run(q{SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND relation = 'quorum.position'::regclass}), '0', 'and none of the position');
+	$session->run('COMMIT');
+	$session->finish;
+}
+
 # ---- repeatable_read_stays_repeatable
 {
 	my $session = WaitingSession->new($follower);

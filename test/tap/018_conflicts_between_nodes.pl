@@ -20,11 +20,8 @@ $first->sql(q{
 	CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent ON DELETE CASCADE);
 	CREATE TABLE words (id int PRIMARY KEY, w text, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
 	CREATE UNIQUE INDEX ON words (lower(w))});
-foreach my $table (qw(t parent child words))
-{
-	$first->sql("SELECT quorum.replicate('$table')");
-	$cluster->wait_applied;
-}
+$first->sql("SELECT quorum.replicate('$_')") foreach qw(t parent child words);
+$cluster->wait_applied;
 foreach my $node ($cluster->nodes)
 {
 	# So that its labels have other OIDs on each node.

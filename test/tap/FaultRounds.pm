@@ -51,6 +51,20 @@ my %break = (
 		$_->kill9(all => 1) foreach @victims;
 		$_->start foreach @victims;
 	},
+	'power cut' => sub { my ($self, $node) = @_; $self->_power_cut($node); },
+	'power cut of every node' => sub {
+		my ($self) = @_;
+		my @nodes = $self->{cluster}->nodes;
+		$self->_power_cut(@nodes);
+		$_->start foreach @nodes;
+	},
+	'power cut of this and another one' => sub {
+		my ($self, $node) = @_;
+		my @others = grep { $_ != $node } $self->{cluster}->nodes;
+		my @victims = ($node, $others[ $self->lot(scalar @others) ]);
+		$self->_power_cut(@victims);
+		$_->start foreach @victims;
+	},
 	'a storm of cancels' => sub { my ($self, $node) = @_; storm($node, 'pg_cancel_backend'); },
 	'a storm of terminates' => sub { my ($self, $node) = @_; storm($node, 'pg_terminate_backend'); },
 	'standstill' => sub { my ($self, $node) = @_; $self->{asleep_since} = time(); $node->sigstop; },
@@ -72,11 +86,23 @@ my %break = (
 sub kills { return ('kill -9 of all processes', 'kill -9 of the postmaster', 'kill -9 of one process'); }
 sub disasters { return ('kill -9 of every node', 'kill -9 of this and another one'); }
 sub storms { return ('a storm of cancels', 'a storm of terminates'); }
+# For a cluster with power_loss.
+sub power_cuts { return ('power cut', 'power cut of every node', 'power cut of this and another one'); }
 sub standstills { return ('standstill', 'immediate stop'); }
 
 sub cuts
 {
 	return ('cut both ways', 'cut: sends, does not hear', 'cut: hears, does not send', 'cut from one other');
+}
+
+# In one half of the cases all that was not synced is lost, in the other a part of it.
+sub _power_cut
+{
+	my ($self, @nodes) = @_;
+	my $keep = $self->lot(2) ? 'random' : 'none';
+	my @done = $self->{cluster}->power_cut(\@nodes, keep => $keep, seed => $self->lot(2**31));
+	$self->{detail} = "survivors: $keep; " . join('; ', @done);
+	return;
 }
 
 # Every session of the clients, again and again, in whatever state it is just then.

@@ -37,6 +37,14 @@ With C<< namespaces => 1 >> each node lives in a network namespace of its own, a
   $cluster->isolate('n1');                           # from all others
   $cluster->heal;                                    # everything
 
+With C<< power_loss => 1 >> the power of nodes can be cut: what they have not synced is lost (PowerLoss.pm).
+
+  my $cluster = QuorumCluster->new(nodes => 3, power_loss => 1);
+  $leader->power_cut(keep => 'random', seed => 42);  # keep => 'none' is the default
+  $cluster->power_cut([ $cluster->nodes ]);          # of all at the same moment
+  $leader->{power_loss}->lie_about('/pg_wal/');      # its fsyncs of these files do nothing from now on
+  $leader->start;
+
 =head1 DESCRIPTION
 
 The nodes are PostgreSQL::Test::Cluster objects of the subclass QuorumNode, so that everything of that class works on them.
@@ -131,8 +139,9 @@ sub start
 	$self->wait_for_remains;
 	BAIL_OUT('node "' . $self->name . '" is already running') if defined $self->{_pid};
 	local %ENV = $self->_get_env(PGAPPNAME => undef);
+	my @watched = $self->{power_loss} ? $self->{power_loss}->environment : ();
 	my $status = PostgreSQL::Test::Utils::system_log(
-		$self->in_namespace, 'pg_ctl', '-w', '-t', 60,
+		$self->in_namespace, @watched, 'pg_ctl', '-w', '-t', 60,
 		'-D', $self->data_dir, '-l', $self->logfile,
 		'-o', '--cluster-name=' . $self->name, 'start');
 	$self->_update_pid($status == 0 ? 1 : -1);
@@ -164,6 +173,48 @@ sub kill9
 	$self->{_pid} = undef;
 	$self->{stopped_by_signal} = 0;
 	return;
+}
+
+# $node->power_cut(keep => 'none' or 'random', seed => n): all its processes die at once, and what they had not synced is lost.  Also for a
+# node that was stopped or killed before.
+sub power_cut
+{
+	my ($self, %params) = @_;
+	kill_at_once($self);
+	return $self->lose_unsynced(%params);
+}
+
+# QuorumNode::kill_at_once(@nodes): kill -9 of every process of all these nodes, as near to the same moment as can be; none is born meanwhile.
+sub kill_at_once
+{
+	my @nodes = grep { defined $_->{_pid} } @_;
+	my %node_of = map { $_->{_pid} => $_ } @nodes;
+	kill('STOP', keys %node_of);
+	QuorumCluster::wait_until('the postmasters to stand still', sub { !grep { process_state($_) !~ /^[TZ]?\z/ } keys %node_of }, 30);
+	my %remains = map { $_ => $node_of{$_} } keys %node_of;
+	foreach my $pid (map { m{/proc/(\d+)$} } glob('/proc/[0-9]*'))
+	{
+		my ($state, $parent) = process_state($pid);
+		$remains{$pid} = $node_of{$parent} if $state && $node_of{$parent};
+	}
+	kill('KILL', keys %remains);
+	push @{ $remains{$_}{remains} }, $_ foreach keys %remains;
+	foreach my $node (@nodes)
+	{
+		$node->{_pid} = undef;
+		$node->{stopped_by_signal} = 0;
+	}
+	return;
+}
+
+sub lose_unsynced
+{
+	my ($self, %params) = @_;
+	die $self->name . ' was not started with power_loss' unless $self->{power_loss};
+	$self->wait_for_remains;
+	my $done = $self->{power_loss}->cut(%params);
+	print '### Power cut of node "' . $self->name . "\": $done\n";
+	return $done;
 }
 
 # Waits until all processes of a killed instance are gone, and reaps those that the test has adopted.
@@ -304,6 +355,7 @@ use warnings;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use PowerLoss;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
@@ -312,6 +364,7 @@ my @clusters;
 # QuorumCluster->new(%options)
 #  nodes => 3			how many, or a list of names
 #  namespaces => 0		a network namespace for each
+#  power_loss => 0		what the nodes write is watched, so that power_cut can lose what they have not synced
 #  form => 1			create the cluster on the first and let the others join; 0: only start instances with the extension
 #  conf => ''			more lines for postgresql.conf
 sub new
@@ -319,7 +372,7 @@ sub new
 	my ($class, %options) = @_;
 	my $names = $options{nodes} || 3;
 	$names = [ map { "n$_" } 1 .. $names ] unless ref $names;
-	my $self = bless { nodes => [], namespaces => $options{namespaces}, cuts => {} }, $class;
+	my $self = bless { nodes => [], namespaces => $options{namespaces}, power_loss => $options{power_loss}, cuts => {} }, $class;
 	push @clusters, $self;
 	QuorumNode::adopt_orphans();
 
@@ -352,6 +405,7 @@ log_statement = none
 CONF
 	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
 	$node->append_conf('pg_hba.conf', 'host all all 10.213.0.0/16 trust') if $self->{namespaces};
+	$node->{power_loss} = PowerLoss->new(data_dir => $node->data_dir, log_dir => $node->basedir) if $self->{power_loss};
 	$node->start;
 	$node->sql('CREATE EXTENSION pg_quorum; CREATE ROLE quorum_link LOGIN IN ROLE quorum_peer;'
 		. 'CREATE ROLE quorum_operator LOGIN IN ROLE quorum_admin');
@@ -615,6 +669,17 @@ sub _apply_cuts
 	IPC::Run::run([ $node->in_namespace, 'nft', '-f', '-' ], '<', \$rules, '>&', \$output)
 	  or die "nft failed: $output\n$rules";
 	return;
+}
+
+# ---- power ----------------------------------------------------------------------------------------------------------
+
+# All these nodes lose power before any of them has come back; parameters as for a node's power_cut.
+sub power_cut
+{
+	my ($self, $nodes, %params) = @_;
+	my @victims = map { $self->node($_) } @$nodes;
+	QuorumNode::kill_at_once(@victims);
+	return map { $_->lose_unsynced(%params, seed => ($params{seed} || 0) + $_->port) } @victims;
 }
 
 # ---- the end --------------------------------------------------------------------------------------------------------

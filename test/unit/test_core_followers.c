@@ -55,6 +55,7 @@ reader_knows_what_is_chosen(void)
 {
 	uint32_t	first;
 	uint32_t	reader;
+	uint64_t	asked_ms;
 
 	start_cluster(3, 64);
 	first = run_until_leader();
@@ -64,11 +65,37 @@ reader_knows_what_is_chosen(void)
 	while (cluster.nodes[first].delivered_count == 0)
 		run(1);
 	ok(cluster.nodes[reader].delivered_count == 0, "the leader has acknowledged what the follower does not know as chosen");
+	asked_ms = cluster.now_ms;
 	step(reader, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = 1});
 	while (cluster.nodes[reader].read_count == 0)
 		run(1);
 	ok(cluster.nodes[reader].reads[0].ok && cluster.nodes[reader].reads[0].read_index == 1, "a read there gets an index that covers it");
 	ok(cluster.nodes[reader].delivered_count == 1, "and does not wait for the news that it is chosen");
+	ok(cluster.now_ms - asked_ms <= 3, "one of three voters needs no more than the leader's answer");
+	stop_cluster();
+}
+
+/* The leader answers, and before the answer arrives the asker promises to another: that one may have had something acknowledged since. */
+static void
+answer_of_a_deposed_leader_is_ignored(void)
+{
+	PaxosMessage prepare = {.type = PAXOS_MESSAGE_PREPARE, .first_slot = 1, .resume_slot = 1};
+	uint32_t	first;
+	uint32_t	reader;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	reader = follower_of(first);
+	run_past_a_heartbeat(first);
+	step(reader, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = 1});
+	run(1);
+	prepare.ballot = (PaxosBallot) {status_of(first).ballot.round + 1, third_node(first)};
+	inject(third_node(first), reader, &prepare);
+	run(2);
+	ok(cluster.nodes[first].sent[PAXOS_MESSAGE_READ_ANSWER] == 1 && cluster.nodes[reader].read_count == 0,
+	   "an answer does not count for a reader that has promised a higher ballot");
+	run(1000);
+	ok(cluster.nodes[reader].read_count == 1, "the read is asked again");
 	stop_cluster();
 }
 
@@ -126,6 +153,7 @@ new_link_repeats_at_once(void)
 	start_cluster(3, 64);
 	first = run_until_leader();
 	origin = follower_of(first);
+	run_past_a_heartbeat(first);
 	cluster.cut[origin][first] = true;
 	propose(origin, "on the old link");
 	step(origin, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = 1});
@@ -219,6 +247,7 @@ main(void)
 {
 	origin_is_told_at_once();
 	reader_knows_what_is_chosen();
+	answer_of_a_deposed_leader_is_ignored();
 	lost_forward_is_repeated_under_load();
 	busy_followers_share_a_small_window();
 	new_link_repeats_at_once();

@@ -81,7 +81,7 @@ example(PaxosMessageType type)
 		case PAXOS_MESSAGE_READ_REQUEST:
 			return (PaxosMessage) {.type = type, .number = UINT64_MAX};
 		case PAXOS_MESSAGE_READ_ANSWER:
-			return (PaxosMessage) {.type = type, .number = 5, .flag = true, .read_index = 8};
+			return (PaxosMessage) {.type = type, .ballot = ballot, .number = 5, .flag = true, .read_index = 8};
 		default:
 			abort();
 	}

@@ -66,7 +66,7 @@ typedef enum PaxosMessageType
 	PAXOS_MESSAGE_FORWARD,
 	/* number: asks the leader for a read index */
 	PAXOS_MESSAGE_READ_REQUEST,
-	/* number; flag: ok; read_index */
+	/* number; flag: ok; read_index.  Good for a receiver that has promised nothing above ballot: it may be the one that was missing for a quorum */
 	PAXOS_MESSAGE_READ_ANSWER,
 	/* ballot's leader had no room for what the receiver forwarded, and has now: forward it again */
 	PAXOS_MESSAGE_FORWARD_AGAIN,

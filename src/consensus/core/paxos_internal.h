@@ -349,6 +349,7 @@ extern void proposer_place(PaxosCore *core);	/* adopts, then places what this no
 extern void proposer_delivered(PaxosCore *core);	/* delivered_slot moved */
 extern void proposer_vote(PaxosCore *core, Slot *entry, int member_index);
 extern void proposer_chosen(PaxosCore *core, const Slot *entry);
+extern void proposer_tell_chosen(PaxosCore *core, Peer *peer);	/* now, if it was not told all */
 extern void proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void proposer_flush(PaxosCore *core);
 extern void proposer_add_peer(PaxosCore *core, Peer *peer);

@@ -501,6 +501,13 @@ send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 	note_announced(core, peer);
 }
 
+void
+proposer_tell_chosen(PaxosCore *core, Peer *peer)
+{
+	if (peer->announced_slot < core->chosen_slot)
+		send_heartbeat(core, peer, false);
+}
+
 /* A client of the value's origin waits for the news: the next flush tells it, by a message of its own if need be. */
 void
 proposer_chosen(PaxosCore *core, const Slot *entry)
@@ -513,8 +520,8 @@ proposer_chosen(PaxosCore *core, const Slot *entry)
 
 /*
  * That slots are chosen rides on the next ACCEPT; only if none comes for a moment it is worth a message of its own.  Nobody waits for it but
- * the tables of the followers, and the origins of the values (proposer_chosen).  A node that was given a read index was told with the heartbeat
- * that confirmed it that everything up to there is chosen.
+ * the tables of the followers, and the origins of the values (proposer_chosen).  A node that is given a read index is told just before that everything up to
+ * there is chosen: by the heartbeat that confirmed it, or by proposer_tell_chosen.
  */
 static void
 announce_chosen(PaxosCore *core, Peer *peer)

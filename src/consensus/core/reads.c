@@ -8,10 +8,15 @@
  * and then has a heartbeat answered by a majority.  Each of them said, after the read was asked, that it had promised nothing
  * higher.  A later leader that had anything acknowledged before the read was asked would have had a promise of one of them.
  *
+ * A voter that asks is one of the majority itself: that it has promised nothing above the leader's ballot when the answer arrives, and the
+ * leader nothing when it made it, both after the read was asked, is as good as an answer to a heartbeat.  If the two are a majority, as of two
+ * or three voters, the leader answers without a round.
+ *
  * Invariants
  *	 1. Reads stand in the order in which they were asked; so do their deadlines, and their rounds: those without a round are last.
  *	 2. A round confirms only reads that were asked before its heartbeats were made.
- *	 3. read_number never repeats in the life of a node: the incarnation is part of it, so an answer to an earlier start finds no read.
+ *	 3. An answer counts only while nothing above its ballot is promised here.
+ *	 4. read_number never repeats in the life of a node: the incarnation is part of it, so an answer to an earlier start finds no read.
  */
 #include "paxos_internal.h"
 
@@ -59,6 +64,7 @@ answer(PaxosCore *core, const PendingRead *read, bool ok)
 		return;
 	}
 	message = core_new_message(core, PAXOS_MESSAGE_READ_ANSWER);
+	message->ballot = core->ballot;
 	message->number = read->read_id;
 	message->flag = ok;
 	message->read_index = ok ? read->read_index : 0;
@@ -91,11 +97,29 @@ reads_on_event(PaxosCore *core, uint64_t read_id)
 	}
 }
 
+static bool
+is_quorum_with(const PaxosCore *core, const Peer *peer)
+{
+	uint32_t	voters = peer->is_voter ? 2 : 1;	/* with this node, which leads */
+
+	return core->is_ready && voters >= config_quorum_size(core);
+}
+
 void
 reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
-	if (!is_leader(core) || config_peer(core, from) == NULL || core->reads.count >= MAX_PENDING_READS)
+	Peer	   *peer = config_peer(core, from);
+
+	if (!is_leader(core) || peer == NULL || core->reads.count >= MAX_PENDING_READS)
 		return;					/* it asks again, or somebody else */
+	if (is_quorum_with(core, peer))
+	{
+		PendingRead read = {.read_id = message->number, .from = from, .read_index = core->chosen_slot};
+
+		proposer_tell_chosen(core, peer);
+		answer(core, &read, true);
+		return;
+	}
 	for (size_t i = 0; i < core->reads.count; i++)
 		if (pending(core)[i].from == from && pending(core)[i].read_id == message->number)
 			return;
@@ -107,7 +131,8 @@ reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
 	size_t		kept = 0;
 
-	(void) from;				/* whoever it was had a quorum's answer after the request */
+	if (message->ballot.node_id != from || !ballot_equal(message->ballot, core->promised_ballot))
+		return;					/* invariant 3; the next leader is asked */
 	for (size_t i = 0; i < core->reads.count; i++)
 	{
 		PendingRead *read = &pending(core)[i];
