@@ -6,7 +6,7 @@
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
-DRIVER_GOALS = help check check-layers check-unit check-sim check-mutations check-regress check-pgtap check-tap \
+DRIVER_GOALS = help check check-layers check-unit check-checkers check-sim check-mutations check-regress check-pgtap check-tap \
 	soak sim bench sanitize demo demo-stop dependencies installed
 
 ifneq ($(filter $(DRIVER_GOALS),$(MAKECMDGOALS)),)
@@ -25,14 +25,15 @@ help:
 	@echo 'make demo                three instances, a failover, left running; make demo-stop ends them'
 	@echo 'make check               everything below, in this order'
 	@echo '  make check-unit        core, journal and codec, without a server'
+	@echo '  make check-checkers    the checkers of histories: planted anomalies must be found'
 	@echo '  make check-layers      who may include and call whom; purity of the core'
 	@echo '  make check-sim         10,000 simulated schedules'
-	@echo '  make check-mutations   bugs planted in the protocol, each of which the simulator must find'
+	@echo '  make check-mutations   bugs planted in the protocol and in certification, each of which a test must find'
 	@echo '  make check-regress     pg_regress'
 	@echo '  make check-pgtap       pgTAP, the SQL surface'
 	@echo '  make check-tap         three real instances with faults; PROVE_TESTS="test/tap/002_*.pl" for some'
 	@echo 'make sim RUNS=n SEED=n   more schedules; SEED=n alone replays one with its trace'
-	@echo 'make soak ROUNDS=200     kills, cut links and standstills under load, then all rows compared; SEED=n for the same again'
+	@echo 'make soak ROUNDS=200     kills, power cuts, cut links and standstills under load, then all rows compared; SEED=n for the same again'
 	@echo 'make sanitize            unit tests and simulator with address and undefined behaviour sanitizers'
 	@echo 'make bench               plain PostgreSQL, synchronous replication and pg_quorum side by side'
 
@@ -51,6 +52,9 @@ check: installed
 check-unit: dependencies
 	@tools/check-unit
 
+check-checkers: dependencies
+	@$(MAKE) --no-print-directory -C test/consistency check
+
 check-layers: dependencies
 	@tools/check-layers
 
@@ -58,7 +62,8 @@ check-sim: dependencies
 	@$(MAKE) --no-print-directory -C test/sim check RUNS=$(or $(RUNS),10000)
 
 check-mutations: dependencies
-	@$(MAKE) --no-print-directory -C test/sim mutations
+	@status=0; $(MAKE) --no-print-directory -C test/sim mutations || status=1; \
+	test/certification/run_mutations.sh || status=1; exit $$status
 
 check-regress: installed
 	@tools/check-regress

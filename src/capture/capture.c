@@ -97,7 +97,14 @@ static WriteSet write_set;
 static int	changing_statements = 0;
 
 /* Of the TRUNCATE that is being executed. */
+typedef struct TruncatedTable
+{
+	Oid			relid;
+	Oid			file_number;	/* before the truncation, which gives it a new one */
+} TruncatedTable;
+
 static bool truncate_restarts_identity = false;
+static List *truncated_tables = NIL;	/* in TopTransactionContext */
 
 static ExecutorRun_hook_type previous_executor_run = NULL;
 static ExecutorFinish_hook_type previous_executor_finish = NULL;
@@ -136,6 +143,7 @@ void
 capture_reset(void)
 {
 	memset(&write_set, 0, sizeof(write_set));	/* its memory goes with the transaction */
+	truncated_tables = NIL;
 	certified_keys_reset();
 }
 
@@ -291,6 +299,27 @@ id_of_table(Relation relation)
 	return table->table_id;
 }
 
+/*
+ * TRUNCATE is captured before the table's own BEFORE TRUNCATE triggers run.  What these put into a table that is about to be truncated would be
+ * gone here, and there on the other nodes.
+ */
+static void
+check_order_of_truncate(Relation relation)
+{
+	ListCell   *cell;
+
+	foreach(cell, truncated_tables)
+	{
+		const TruncatedTable *table = lfirst(cell);
+
+		if (table->relid == RelationGetRelid(relation) && table->file_number == relation->rd_rel->relfilenode)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("replicated table \"%s\" cannot be changed while it is being truncated", RelationGetRelationName(relation)),
+					 errhint("Let an AFTER TRUNCATE trigger do that.")));
+	}
+}
+
 static void
 capture_row(const TriggerData *trigger)
 {
@@ -301,6 +330,8 @@ capture_row(const TriggerData *trigger)
 
 	begin_write_set();
 	mark_savepoint();
+	check_order_of_truncate(relation);
+	certified_keys_note_table(RelationGetRelid(relation));	/* who writes without a plan, as logical replication does */
 	offset = data->len;
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 	{
@@ -347,6 +378,18 @@ quorum_capture_trigger(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+static void
+note_truncated_table(Relation relation)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(TopTransactionContext);
+	TruncatedTable *table = palloc(sizeof(TruncatedTable));
+
+	table->relid = RelationGetRelid(relation);
+	table->file_number = relation->rd_rel->relfilenode;
+	truncated_tables = lappend(truncated_tables, table);
+	MemoryContextSwitchTo(old_context);
+}
+
 /* The lock of the table that TRUNCATE has is found when the keys are encoded. */
 static void
 capture_truncate(Relation relation)
@@ -359,6 +402,7 @@ capture_truncate(Relation relation)
 	offset = write_set.data.len;
 	writeset_put_truncate(&write_set.data, table_id, truncate_restarts_identity);
 	add_change(offset, 0);
+	note_truncated_table(relation);
 	if (GetCurrentTransactionNestLevel() > 1)
 		write_set.counts_are_known = false;
 }
@@ -536,15 +580,26 @@ run_copy(PlannedStmt *statement, const char *query_string, bool read_only_tree, 
 	end_statement(first_change);
 }
 
-/* The rows that it does away with are counted no more. */
+/* The rows that it does away with are counted no more.  One of its triggers may run another TRUNCATE. */
 static void
 run_truncate(PlannedStmt *statement, const char *query_string, bool read_only_tree, ProcessUtilityContext context,
 			 ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination, QueryCompletion *completion)
 {
 	RowCounts	counted = write_set.begun ? written_row_counts() : (RowCounts) {0, 0, 0};
+	bool		outer_restarts_identity = truncate_restarts_identity;
+	List	   *outer_tables = truncated_tables;
 
 	truncate_restarts_identity = castNode(TruncateStmt, statement->utilityStmt)->restart_seqs;
-	run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	PG_TRY();
+	{
+		run_utility(statement, query_string, read_only_tree, context, parameters, environment, destination, completion);
+	}
+	PG_FINALLY();
+	{
+		truncate_restarts_identity = outer_restarts_identity;
+		truncated_tables = outer_tables;
+	}
+	PG_END_TRY();
 	if (write_set.begun)
 		write_set.skew = row_counts_minus(write_set.skew, row_counts_minus(counted, written_row_counts()));
 }

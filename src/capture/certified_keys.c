@@ -196,6 +196,8 @@ table_lock_mode(Oid relid, CertifierMode *mode)
 			*mode = CERTIFIER_TABLE_SHARE;
 		else if (lock_mode == RowExclusiveLock)
 			*mode = CERTIFIER_TABLE_ROW_EXCLUSIVE;
+		else if (lock_mode == ShareUpdateExclusiveLock && LockHeldByMe(&tag, RowExclusiveLock))
+			*mode = CERTIFIER_TABLE_ROW_EXCLUSIVE;	/* the one mode that is above it and does not include it */
 		else
 			*mode = CERTIFIER_TABLE_ROW_SHARE;
 		return true;
@@ -248,6 +250,15 @@ compare_keys(const void *left_pointer, const void *right_pointer)
 	return left->base < right->base ? -1 : left->base > right->base;
 }
 
+static int
+compare_places(const void *left, const void *right)
+{
+	uint32		left_place = ((const CertifiedKey *) left)->place;
+	uint32		right_place = ((const CertifiedKey *) right)->place;
+
+	return left_place < right_place ? -1 : left_place > right_place;
+}
+
 /* Rows that are too many to be listed become their tables. */
 static void
 gather_locks(void)
@@ -267,6 +278,19 @@ gather_locks(void)
 	}
 }
 
+/* Of a row that was read: whoever changed too many rows to list them has only the table as a whole among its keys. */
+static void
+add_table_of_read_row(const CertifiedKey *read, uint64 base)
+{
+	CertifiedKey *key = append_key(&encoded);
+
+	*key = *read;
+	key->hash = row_keys_table_hash(read->table_id);
+	key->mode = CERTIFIER_TABLE_ROW_SHARE;
+	key->base = base;
+	key->index = InvalidOid;
+}
+
 static void
 gather_reads(void)
 {
@@ -281,21 +305,26 @@ gather_reads(void)
 
 		*key = reads.keys[i];
 		key->base = base;
+		if (reads.keys[i].mode == CERTIFIER_READ && (i == 0 || reads.keys[i - 1].table_id != reads.keys[i].table_id))
+			add_table_of_read_row(&reads.keys[i], base);
 	}
 }
 
-/* The same key in the same mode: the oldest base. */
+/* Of the same key in the same mode the one with the oldest base is kept.  The order is that in which a conflict is looked for, and told. */
 static void
 drop_duplicates(void)
 {
 	uint32		kept = 0;
 
+	for (uint32 i = 0; i < encoded.count; i++)
+		encoded.keys[i].place = i;
 	qsort(encoded.keys, encoded.count, sizeof(CertifiedKey), compare_keys);
 	for (uint32 i = 0; i < encoded.count; i++)
 		if (kept == 0 || encoded.keys[kept - 1].hash != encoded.keys[i].hash ||
 			encoded.keys[kept - 1].mode != encoded.keys[i].mode)
 			encoded.keys[kept++] = encoded.keys[i];
 	encoded.count = kept;
+	qsort(encoded.keys, encoded.count, sizeof(CertifiedKey), compare_places);
 }
 
 uint32

@@ -18,6 +18,7 @@ typedef struct CertifiedKey
 	uint64		base;
 	CertifierMode mode;
 	int			nest_level;		/* of the subtransaction that holds the lock; a savepoint that is rolled back takes it back */
+	uint32		place;			/* in the order in which they were taken */
 	/* for messages */
 	uint64		table_id;
 	Oid			relid;

@@ -477,6 +477,10 @@ transaction_callback(XactEvent event, void *argument)
 			if (!am_apply_worker)
 				at_commit();
 			break;
+		case XACT_EVENT_PREPARE:
+			if (!am_apply_worker)
+				capture_reset();	/* savepoints that were rolled back may have left something */
+			break;
 		case XACT_EVENT_ABORT:
 			if (!am_apply_worker)
 				at_abort();

@@ -9,7 +9,8 @@
  *
  * This halves what a write by key costs: one round to the quorum instead of two.
  *
- * Must never take a statement for such a one that reads anything else, in a subquery, trigger or function.
+ * Must never take a statement for such a one that reads anything else, in a subquery, trigger or function.  Nor one within a savepoint: that
+ * may be rolled back, and what certifies the row with it, though the client has seen that there was one (read_barrier.c sees to it).
  *
  * Locks: relies on those that the statement holds.
  */

@@ -149,6 +149,14 @@ utility_barrier(void)
 
 /* ---- the beginning of a transaction with one snapshot ---- */
 
+/* SET TRANSACTION SNAPSHOT: whatever was waited for before, the snapshot may be older. */
+static bool
+imports_snapshot(Node *statement)
+{
+	return IsA(statement, VariableSetStmt) && ((VariableSetStmt *) statement)->name != NULL &&
+		strcmp(((VariableSetStmt *) statement)->name, "TRANSACTION SNAPSHOT") == 0;
+}
+
 static bool
 may_set_isolation(Node *statement)
 {
@@ -189,7 +197,7 @@ barrier_start(QueryDesc *query, int flags)
 	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && may_need_barrier())
 		scope = query_read_scope(query);
 	if (nesting_level == 0)
-		unchecked_query = scope == READS_WRITTEN_ROW && !IsolationUsesXactSnapshot() ? query : NULL;
+		unchecked_query = scope == READS_WRITTEN_ROW && !IsolationUsesXactSnapshot() && !IsSubTransaction() ? query : NULL;
 	if (scope != READS_NOTHING && unchecked_query != query)
 		query_barrier(query);
 	if (previous_start_hook)
@@ -292,6 +300,7 @@ barrier_utility(PlannedStmt *statement, const char *query, bool read_only_tree, 
 				QueryCompletion *completion)
 {
 	bool		sets_isolation = may_set_isolation(statement->utilityStmt);
+	bool		is_import = imports_snapshot(statement->utilityStmt);
 
 	if (may_need_barrier() && utility_needs_read_barrier(statement->utilityStmt))
 		utility_barrier();
@@ -299,6 +308,8 @@ barrier_utility(PlannedStmt *statement, const char *query, bool read_only_tree, 
 		run_utility(statement, query, read_only_tree, context, parameters, environment, destination, completion);
 	else
 		run_nested_utility(statement, query, read_only_tree, context, parameters, environment, destination, completion);
+	if (is_import)
+		covered_transaction = InvalidLocalTransactionId;
 	if (sets_isolation && may_need_barrier())
 		transaction_barrier();
 }

@@ -27,6 +27,7 @@
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -346,6 +347,32 @@ row_keys_add_delete(Relation relation, uint64 table_id, TupleTableSlot *old_row)
 }
 
 /*
+ * Are the key's columns what they were, byte for byte?  The server asks the same before it decides which lock an update takes of the row, so
+ * 1.0 that becomes 1.00 takes the stronger one; and values that have no hash cannot be told apart otherwise.  Keys with an expression or a
+ * predicate are taken for changed.
+ */
+static bool
+is_same_image(const UniqueKey *key, Relation relation, TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	for (int i = 0; i < key->column_count && key->is_plain; i++)
+	{
+		AttrNumber	attribute = key->columns[i].attribute;
+		Form_pg_attribute column = TupleDescAttr(RelationGetDescr(relation), attribute - 1);
+		bool		was_null;
+		bool		is_null;
+		Datum		old_value;
+		Datum		new_value;
+
+		old_value = slot_getattr(old_row, attribute, &was_null);
+		new_value = slot_getattr(new_row, attribute, &is_null);
+		if (was_null != is_null ||
+			(!is_null && !datum_image_eq(old_value, new_value, column->attbyval, column->attlen)))
+			return false;
+	}
+	return key->is_plain;
+}
+
+/*
  * A key that stays the same needs no certification of its own: whoever inserts it elsewhere depends on the deletion of this row.  If one that
  * foreign keys may refer to changes, the row lock was FOR UPDATE, else FOR NO KEY UPDATE.
  */
@@ -362,9 +389,10 @@ row_keys_add_update(Relation relation, uint64 table_id, TupleTableSlot *old_row,
 		uint64		new_hash = 0;
 		bool		had_key = hash_of_key(key, table_id, old_row, &old_hash);
 		bool		has_key = hash_of_key(key, table_id, new_row, &new_hash);
-		bool		is_changed = had_key != has_key || (had_key && old_hash != new_hash);
+		bool		is_same = is_same_image(key, relation, old_row, new_row);
+		bool		is_changed = had_key != has_key || (had_key && (old_hash != new_hash || (!key->can_be_hashed && !is_same)));
 
-		if (is_changed && key->is_plain)
+		if (!is_same && key->is_plain)
 			mode = CERTIFIER_UPDATE;
 		if (is_changed && has_key)
 			certified_keys_add_lock(new_hash, CERTIFIER_UPDATE, table_id, RelationGetRelid(relation), key->index, &new_row->tts_tid);

@@ -5,9 +5,8 @@
  * Process: client backend.  Must never look at a row before the server has locked it.
  *
  * Row locks (SELECT … FOR UPDATE and its like, and the keys that foreign key checks lock through the same plan node) are taken by LockRows; its
- * ExecProcNode is wrapped, and each row that it returns is noted with its lock.  Rows that are locked in other ways and then not written (ON
- * CONFLICT DO UPDATE … WHERE that is false, a BEFORE trigger that returns NULL, a row that an updated version no longer
- * qualifies) are not seen here; see must_yield in proposal_queue.h for what happens then.
+ * ExecProcNode is wrapped, and each row that it returns is noted with its lock.  Rows that are locked in order to be written, and are not,
+ * are seen in unwritten_rows.c.  Those whose updated version no longer qualifies are not; see must_yield in proposal_queue.h for what happens then.
  *
  * Reads of serializable transactions: index scans that fix all columns of the primary key are noted by key, whether there is such a row or not.
  * Whatever else scans a replicated table reads all of it.
@@ -34,6 +33,7 @@
 #include "capture/capture.h"
 #include "capture/certified_keys.h"
 #include "capture/row_keys.h"
+#include "capture/unwritten_rows.h"
 #include "capture/written_tables.h"
 #include "shared/replicated_tables.h"
 
@@ -222,6 +222,7 @@ note_scan(PlanState *node)
 typedef struct PlanWalk
 {
 	bool		locks_rows;
+	bool		writes_rows;
 	bool		is_serializable;
 } PlanWalk;
 
@@ -234,6 +235,8 @@ walk(PlanState *node, void *context)
 		return false;
 	if (plan_walk->locks_rows && IsA(node, LockRowsState))
 		wrap(node, &exec_lock_rows, lock_rows);
+	if (plan_walk->writes_rows && IsA(node, ModifyTableState))
+		unwritten_rows_watch((ModifyTableState *) node);
 	if (plan_walk->is_serializable)
 		note_scan(node);
 	return planstate_tree_walker(node, walk, context);
@@ -273,13 +276,17 @@ static void
 note_query(QueryDesc *query)
 {
 	PlannedStmt *plan = query->plannedstmt;
-	PlanWalk	plan_walk = {.locks_rows = plan->rowMarks != NIL, .is_serializable = IsolationIsSerializable()};
+	PlanWalk	plan_walk = {
+		.locks_rows = plan->rowMarks != NIL,
+		.writes_rows = plan->resultRelations != NIL,
+		.is_serializable = IsolationIsSerializable()
+	};
 
 	if (!note_tables(plan))
 		return;
 	if (plan_walk.is_serializable && plan->parallelModeNeeded)
 		note_all_as_read(plan);
-	if (plan_walk.locks_rows || plan_walk.is_serializable)
+	if (plan_walk.locks_rows || plan_walk.writes_rows || plan_walk.is_serializable)
 		(void) walk(query->planstate, &plan_walk);
 }
 

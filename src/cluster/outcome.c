@@ -32,11 +32,14 @@ typedef struct Outcome
 	uint64		log_index;		/* 0: none */
 } Outcome;
 
-/* An older start of the origin: the token's one begins later in the log. */
+/*
+ * An older start of the origin: the token's one begins later in the log.  Proposals of an older start that come after those of a newer one, because
+ * they were under way for long, are duplicates to the core: they say nothing.
+ */
 static bool
 is_older(const LogItem *item, const ProposalToken *token)
 {
-	return item->origin == token->origin && item->incarnation < token->incarnation;
+	return item->origin == token->origin && item->incarnation < token->incarnation && item->verdict != LOG_VERDICT_DUPLICATE;
 }
 
 /* One whose verdict is "duplicate" has its fate under another index. */

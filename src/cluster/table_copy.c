@@ -27,6 +27,7 @@
 
 #include "capture/capture.h"
 #include "cluster/table_copy.h"
+#include "shared/proposal_queue.h"
 #include "shared/writeset.h"
 
 #define CHUNK_ROWS 10000
@@ -83,7 +84,7 @@ table_copy_send_forget(uint64 table_id)
 	initStringInfo(&payload);
 	writeset_begin(&payload);
 	writeset_put_table_forget(&payload, table_id);
-	propose_one(&payload, 0, 0);
+	propose_one(&payload, turn_applied_index(), 0);
 }
 
 static void
@@ -97,7 +98,7 @@ send_chunk(RowSender *sender)
 	writeset_begin(&payload);
 	writeset_put_table_rows(&payload, sender->table_id, sender->chunk_rows);
 	appendBinaryStringInfo(&payload, sender->rows.data, sender->rows.len);
-	propose_one(&payload, 0, 0);
+	propose_one(&payload, turn_applied_index(), 0);
 	sender->sent_rows += sender->chunk_rows;
 	sender->chunk_rows = 0;
 	resetStringInfo(&sender->rows);

@@ -143,6 +143,8 @@ recent_put(RecentIndexes *recent, uint64_t key, uint64_t index)
 	uint64_t	forgotten = 0;
 	uint32_t	place;
 
+	if (recent_get(recent, key) == index)
+		return 0;				/* the entry lists it twice */
 	if (recent->put_count >= recent->capacity)
 	{
 		forgotten = oldest->index;
@@ -285,6 +287,15 @@ check_keys(const Certifier *certifier, const CertifierEntry *entry, CertifierVer
 	return entry->key_count == 0 || entry->base >= certifier->floor;
 }
 
+/* What was proposed before a fence that is forgotten might be what it fenced: its base is older, since it was proposed before anybody asked for it. */
+static bool
+check_fences(const Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *verdict)
+{
+	verdict->reason = CERTIFIER_TOO_OLD;
+	verdict->conflict_index = certifier->token_floor;
+	return !certifier->has_fences || entry->is_fence || entry->base >= certifier->token_floor;
+}
+
 static void
 take_note(Certifier *certifier, const CertifierEntry *entry)
 {
@@ -299,7 +310,13 @@ take_note(Certifier *certifier, const CertifierEntry *entry)
 			certifier->floor = forgotten;
 	}
 	if (entry->token != 0)
-		(void) recent_put(&certifier->tokens, entry->is_fence ? key_of_fence(entry->token) : mix(entry->token), entry->index);
+	{
+		uint64_t	forgotten = recent_put(&certifier->tokens, entry->is_fence ? key_of_fence(entry->token) : mix(entry->token),
+										   entry->index);
+
+		if (forgotten > certifier->token_floor)
+			certifier->token_floor = forgotten;
+	}
 	certifier->has_fences |= entry->is_fence;
 }
 
@@ -313,7 +330,8 @@ certify(Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *ver
 		verdict->conflict_index = entry->index;
 		return;
 	}
-	if (!check_token(certifier, entry, verdict) || !check_keys(certifier, entry, verdict))
+	if (!check_token(certifier, entry, verdict) || !check_keys(certifier, entry, verdict) ||
+		!check_fences(certifier, entry, verdict))
 		return;
 	memset(verdict, 0, sizeof(*verdict));
 	take_note(certifier, entry);

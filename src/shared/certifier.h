@@ -13,7 +13,8 @@
  *
  * Memory is bounded: the certifier remembers the newest `key_capacity` pairs of key and mode.  The *floor* is the index of the last one
  * that it forgot; an entry with an older base cannot be certified and is rejected.  Memory and floor are functions of the log alone, so the
- * capacity is part of the protocol: it must be the same on all nodes.
+ * capacity is part of the protocol: it must be the same on all nodes.  Tokens are remembered likewise; once fences are forgotten, an entry with a
+ * base below theirs is rejected: it might be what they fenced.
  */
 #ifndef QUORUM_CERTIFIER_H
 #define QUORUM_CERTIFIER_H
@@ -55,6 +56,7 @@ typedef struct Certifier
 	RecentIndexes keys;
 	RecentIndexes tokens;
 	uint64_t	floor;			/* keys of entries up to here may be forgotten */
+	uint64_t	token_floor;	/* tokens and fences of entries up to here may be forgotten */
 	bool		has_fences;
 } Certifier;
 

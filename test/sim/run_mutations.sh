@@ -6,6 +6,8 @@
 # A patch is made for the root of the tree (a/src/consensus/core/…, a/test/sim/…).  TAP on stdout: a mutation that is
 # not caught within the given number of schedules, does not apply or does not compile is a failure.  Without a mutation the
 # same copy must pass, so that a finding is the mutation's.
+#
+# A patch whose head says "Unit test: name" is for a schedule too rare for random ones: test/unit/name.c must fail with it.
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -44,6 +46,15 @@ build()
 	make -s -C "$work/$1/test/sim" BUILD="$work/$1/build" sim >"$work/$1/build.log" 2>&1
 }
 
+# Does it compile with the mutated core, and find it?
+unit_test_fails()
+{
+	${CC:-cc} -std=gnu11 -O1 -I"$work/$1/src" -I"$root/src" -I"$root/test/unit" -o "$work/$1/unit" "$root/test/unit/$2.c" \
+		"$work/$1"/src/consensus/core/*.c >"$work/$1/unit.log" 2>&1 || return 1
+	"$work/$1/unit" >"$work/$1/unit.log" 2>&1
+	grep -q '^not ok' "$work/$1/unit.log"
+}
+
 unset SEED MAKEFLAGS MFLAGS MAKELEVEL
 mkdir -p "$work"
 
@@ -69,6 +80,19 @@ do
 	then
 		report "not ok" "mutation $name compiles"
 		sed 's/^/# /' "$work/$name/build.log"
+		continue
+	fi
+	unit_test=$(sed -n 's/^Unit test: //p' "$here/mutations/$name.patch")
+	if [ -n "$unit_test" ]
+	then
+		if unit_test_fails "$name" "$unit_test"
+		then
+			report ok "mutation $name is caught by $unit_test"
+		else
+			report "not ok" "mutation $name is caught by $unit_test"
+			sed 's/^/# /' "$work/$name/unit.log"
+		fi
+		rm -rf "$work/$name"
 		continue
 	fi
 	output=$("$work/$name/build/sim" --seed "$seed" --runs "$runs" 2>&1)

@@ -60,6 +60,11 @@ stands_in_the_way('an idle transaction with a shared row lock', holds => 'SELECT
 stands_in_the_way('an idle transaction with a table lock', holds => 'LOCK TABLE t IN ACCESS EXCLUSIVE MODE');
 stands_in_the_way('a row lock against a deletion', holds => 'SELECT * FROM t WHERE id = ID FOR KEY SHARE', change => 'DELETE FROM t WHERE id = ID');
 stands_in_the_way('a row lock within a savepoint', holds => 'SAVEPOINT s; SELECT * FROM t WHERE id = ID FOR UPDATE');
+stands_in_the_way('a row lock through a cursor', holds => 'DECLARE c CURSOR FOR SELECT * FROM t WHERE id = ID FOR UPDATE; FETCH c');
+stands_in_the_way('an insertion of the same unique key', holds => q{INSERT INTO t VALUES (1000 + ID, 'never', 5000 + ID)},
+	change => q{INSERT INTO t VALUES (2000 + ID, 'agreed', 5000 + ID)});
+$follower->sql(q{CREATE PROCEDURE sleeper() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); COMMIT; END'});
+stands_in_the_way('a session in a procedure', holds => 'SELECT * FROM t WHERE id = ID FOR UPDATE', does => 'CALL sleeper()');
 stands_in_the_way('a session that computes', holds => 'SELECT * FROM t WHERE id = ID FOR UPDATE', does => 'SELECT pg_sleep(60)');
 stands_in_the_way(
 	'an exception block that would catch the error',
@@ -117,6 +122,18 @@ is($follower->sql('SELECT string_agg(id::text, $$,$$) FROM local'), '-1', 'nothi
 	}
 	$cluster->assert_same_digest('t', 'an old leader with open transactions: all nodes are the same');
 	is($leader->sql(q{SELECT count(*) FROM t WHERE v = 'never'}), '0', 'nothing of them is there');
+}
+
+# ---- nowait_and_skip_locked_see_local_locks_as_on_one_server
+{
+	my $session = WaitingSession->new($follower);
+	$session->run('BEGIN; SELECT * FROM t WHERE id = 70 FOR UPDATE');
+	is($follower->query('SELECT * FROM t WHERE id = 70 FOR UPDATE NOWAIT')->{sqlstate}, '55P03', 'NOWAIT does not wait');
+	is($follower->sql('SELECT string_agg(id::text, $$,$$) FROM (SELECT id FROM t WHERE id IN (70, 71) FOR UPDATE SKIP LOCKED) AS free'), '71',
+		'SKIP LOCKED skips');
+	$session->run('ROLLBACK');
+	$session->finish;
+	is($follower->sql('SELECT count(*) FROM (SELECT id FROM t WHERE id IN (70, 71) FOR UPDATE NOWAIT) AS free'), '2', 'and both find what is free');
 }
 
 # ---- local_transactions_of_the_leader_hold_each_other_up_as_ever: between two writers of one node Postgres' own locks decide

@@ -1,6 +1,8 @@
 # Two transactions on two nodes that do not see each other: which of them may both commit, and what the one that may not is told.  Each case is
 # run twice: with the loser's node kept from applying the winner's entry, so that the log's certification alone decides; and with
 # the entry applied while the loser is idle in its transaction, so that it either stands in the way and is aborted, or does not.
+#
+# CASES=regex runs the cases with such names only, MODE=certified or MODE=applied only this half of each.
 use strict;
 use warnings;
 use FindBin;
@@ -9,6 +11,9 @@ use PostgreSQL::Test::Utils;
 use QuorumCluster;
 use WaitingSession;
 use Test::More;
+
+my $chosen_cases = defined $ENV{CASES} ? qr/$ENV{CASES}/ : undef;
+my @modes = $ENV{MODE} ? ($ENV{MODE}) : ('certified', 'applied');
 
 my $cluster = QuorumCluster->new(nodes => 3);
 my ($first, $second) = $cluster->followers;    # neither leads: both forward what they propose
@@ -19,8 +24,10 @@ $first->sql(q{
 	CREATE TABLE parent (id int PRIMARY KEY, code int UNIQUE, v int);
 	CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent ON DELETE CASCADE);
 	CREATE TABLE words (id int PRIMARY KEY, w text, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
-	CREATE UNIQUE INDEX ON words (lower(w))});
-$first->sql("SELECT quorum.replicate('$_')") foreach qw(t parent child words);
+	CREATE UNIQUE INDEX ON words (lower(w));
+	CREATE TABLE flags (code bit(3) PRIMARY KEY, f bit(3) UNIQUE, v int);	-- a type that has no hash function
+	CREATE TABLE flag_users (id int PRIMARY KEY, code bit(3) REFERENCES flags)});
+$first->sql("SELECT quorum.replicate('$_')") foreach qw(t parent child words flags flag_users);
 $cluster->wait_applied;
 foreach my $node ($cluster->nodes)
 {
@@ -34,11 +41,12 @@ $cluster->wait_applied;
 sub reset_tables
 {
 	$first->sql(q{
-		DELETE FROM t; DELETE FROM child; DELETE FROM parent; DELETE FROM words; DELETE FROM moods;
+		DELETE FROM t; DELETE FROM child; DELETE FROM parent; DELETE FROM words; DELETE FROM moods; DELETE FROM flag_users; DELETE FROM flags;
 		INSERT INTO t SELECT i, 0, i, i FROM generate_series(1, 9) AS i;
 		INSERT INTO parent SELECT i, i, 0 FROM generate_series(1, 9) AS i;
 		INSERT INTO child VALUES (1, 1);
-		INSERT INTO words VALUES (1, 'one', 1, 1)});
+		INSERT INTO words VALUES (1, 'one', 1, 1);
+		INSERT INTO flags VALUES (B'001', B'001', 0), (B'010', B'010', 0)});
 	$cluster->wait_applied;
 	return;
 }
@@ -89,7 +97,8 @@ sub race
 sub check
 {
 	my ($name, $winner_sql, $loser_sql, $expected, %options) = @_;
-	foreach my $mode ('certified', 'applied')
+	return if $chosen_cases && $name !~ $chosen_cases;
+	foreach my $mode (@modes)
 	{
 		my ($sqlstate, $error) = race($winner_sql, $loser_sql, $mode, $options{begin} || 'BEGIN');
 		is($sqlstate, ($options{$mode} || $expected) eq 'both' ? '00000' : '40001', "$name ($mode)") or diag($error);
@@ -134,6 +143,11 @@ check('two labels of an enum', q{INSERT INTO moods VALUES ('glad', 1)}, q{INSERT
 check('insertion or update, twice',
 	map({ "INSERT INTO t VALUES (20, $_, 20) ON CONFLICT (id) DO UPDATE SET v = t.v + 1" } 1, 2), '\((?:id|u)\)=\(20\)');
 
+check('a unique key without a hash, inserted and taken by an update', q{INSERT INTO flags VALUES (B'111', B'111', 0)},
+	q{UPDATE flags SET f = B'111' WHERE code = B'001'}, '\(f\)=', tables => ['flags']);
+check('a key without a hash, changed twice to the same', q{UPDATE flags SET code = B'111' WHERE code = B'001'},
+	q{UPDATE flags SET code = B'111' WHERE code = B'010'}, '\(code\)=', tables => ['flags']);
+
 # ---- foreign keys
 check('parent deleted, child inserted', 'DELETE FROM parent WHERE id = 5', 'INSERT INTO child VALUES (2, 5)', '\(id\)=\(5\) of table "parent"', %$family);
 check('child inserted, parent deleted', 'INSERT INTO child VALUES (2, 5)', 'DELETE FROM parent WHERE id = 5', '\(id\)=\(5\) of table "parent"', %$family);
@@ -143,6 +157,9 @@ check('child inserted, key of parent updated', 'INSERT INTO child VALUES (2, 5)'
 check('two children inserted', 'INSERT INTO child VALUES (2, 5)', 'INSERT INTO child VALUES (3, 5)', 'both', %$family);
 check('parent deleted with its children, child updated', 'DELETE FROM parent WHERE id = 1', 'UPDATE child SET parent_id = 2 WHERE id = 1',
 	'\(id\)=\(1\) of table "child"', %$family);
+
+check('key of parent without a hash updated, child inserted', q{UPDATE flags SET code = B'110' WHERE code = B'001'},
+	q{INSERT INTO flag_users VALUES (1, B'001')}, '\(code\)=\(001\)', tables => [ 'flags', 'flag_users' ]);
 
 # ---- row locks
 check('locked, updated elsewhere', 'UPDATE t SET v = 1 WHERE id = 3', 'SELECT 1 FROM t WHERE id = 3 FOR UPDATE; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
@@ -157,6 +174,19 @@ check('a lock in a savepoint that was rolled back', 'UPDATE t SET v = 1 WHERE id
 	'SAVEPOINT s; SELECT 1 FROM t WHERE id = 3 FOR UPDATE; ROLLBACK TO s; UPDATE t SET v = 2 WHERE id = 4', 'both');
 check('a lock through a cursor', 'UPDATE t SET v = 1 WHERE id = 3',
 	'DECLARE c CURSOR FOR SELECT 1 FROM t WHERE id = 3 FOR UPDATE; FETCH c; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+check('a key changed to an equal one that looks different, and a lock of the key', 'UPDATE t SET id = 3.00 WHERE id = 3',
+	'SELECT 1 FROM t WHERE id = 3 FOR KEY SHARE; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+check('a row locked by ON CONFLICT and not updated', 'UPDATE t SET v = 1 WHERE id = 3',
+	'INSERT INTO t VALUES (3, 1) ON CONFLICT (id) DO UPDATE SET v = 7 WHERE t.v < 0; UPDATE t SET v = 2 WHERE id = 4', '\(id\)=\(3\)');
+$second->sql(q{
+	CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+	CREATE TRIGGER veto BEFORE UPDATE OR DELETE ON child FOR EACH ROW EXECUTE FUNCTION veto()});
+foreach my $vetoed ('UPDATE child SET parent_id = 3 WHERE id = 1', 'DELETE FROM child WHERE id = 1')
+{
+	check("a row locked, and its change vetoed by a trigger: $vetoed", 'UPDATE child SET parent_id = 2 WHERE id = 1',
+		"$vetoed; UPDATE t SET v = 2 WHERE id = 4", '\(id\)=\(1\) of table "child"', tables => [ 't', 'child' ]);
+}
+$second->sql('DROP TRIGGER veto ON child');
 
 # ---- tables
 check('TRUNCATE and an insertion', 'TRUNCATE t', 'INSERT INTO t VALUES (20, 1, 20)', 'Table "t" was changed or locked as a whole');
@@ -172,22 +202,32 @@ check('LOCK TABLE against writers, and a writer', 'UPDATE t SET v = 1 WHERE id =
 check('LOCK TABLE in a savepoint that was rolled back', 'UPDATE t SET v = 1 WHERE id = 3',
 	q{SAVEPOINT s; LOCK TABLE t IN SHARE MODE; ROLLBACK TO s; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'both', tables => [ 't', 'words' ]);
 
+check('LOCK TABLE that lets others write, by a writer, and a serializable reader',
+	'LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE; SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 3', 'SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 4',
+	'Table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+
 # ---- isolation levels
+# A table this small would be read whole, which is certified as such.
+my $serializable = 'SET enable_seqscan = off; SET enable_bitmapscan = off; BEGIN ISOLATION LEVEL SERIALIZABLE';
 my @skew = ('SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 3', 'SELECT sum(v) FROM t; UPDATE t SET v = 1 WHERE id = 4');
 check('write skew, repeatable read', @skew, 'both', begin => 'BEGIN ISOLATION LEVEL REPEATABLE READ');
 check('write skew, serializable', @skew, 'Table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
 check('write skew of points, serializable', 'SELECT v FROM t WHERE id = 4; UPDATE t SET v = 1 WHERE id = 3',
-	'SELECT v FROM t WHERE id = 3; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+	'SELECT v FROM t WHERE id = 3; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => $serializable);
 check('points that differ, serializable', 'SELECT v FROM t WHERE id = 1; UPDATE t SET v = 1 WHERE id = 3',
-	'SELECT v FROM t WHERE id = 2; UPDATE t SET v = 1 WHERE id = 4', 'both', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+	'SELECT v FROM t WHERE id = 2; UPDATE t SET v = 1 WHERE id = 4', 'both', begin => $serializable);
 check('a point that was empty, serializable', 'INSERT INTO t VALUES (20, 1, 20)',
-	'SELECT v FROM t WHERE id = 20; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE');
+	'SELECT v FROM t WHERE id = 20; UPDATE t SET v = 1 WHERE id = 4', 'table "t" was changed after it was read', begin => $serializable);
+check('a point that one of many rows changed, serializable', 'INSERT INTO t SELECT i, 1, i FROM generate_series(100, 33000) AS i',
+	q{SELECT v FROM t WHERE id = 200; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'Table "t" was changed or locked as a whole',
+	begin => $serializable, tables => [ 't', 'words' ]);
 check('COPY of what is written elsewhere, serializable', 'UPDATE t SET v = 1 WHERE id = 3',
 	q{COPY t TO '/dev/null'; INSERT INTO words VALUES (2, 'two', 2, 2)}, 'Table "t" was changed after it was read',
-	begin => 'BEGIN ISOLATION LEVEL SERIALIZABLE', tables => [ 't', 'words' ]);
+	begin => $serializable, tables => [ 't', 'words' ]);
 
 # ---- what is kept of it
-cmp_ok($second->sql('SELECT count(*) FROM quorum.conflicts WHERE winner_node = ' . "'" . $first->name . "'"), '>', 20, 'the last conflicts can be looked at');
+cmp_ok($second->sql('SELECT count(*) FROM quorum.conflicts WHERE winner_node = ' . "'" . $first->name . "'"), '>', 20, 'the last conflicts can be looked at')
+  unless $chosen_cases;
 is($second->sql(q{SELECT count(*) FROM quorum.log l JOIN quorum.conflicts c ON l.log_index = c.log_index WHERE l.verdict <> 'rejected'}), '0',
 	'and the log says the same');
 

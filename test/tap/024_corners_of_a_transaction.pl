@@ -1,0 +1,92 @@
+# What a transaction leaves behind, or brings with it, in ways that statements alone do not show: savepoints that were rolled back, PREPARE TRANSACTION,
+# snapshots of others, triggers around TRUNCATE.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Utils;
+use QuorumCluster;
+use WaitingSession;
+use Test::More;
+
+my $cluster = QuorumCluster->new(nodes => 3);
+my ($first, $second) = $cluster->followers;
+$second->append_conf('postgresql.conf', "max_prepared_transactions = 5\n");
+$second->restart;
+$cluster->wait_applied;
+
+$first->sql('CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE numbered (id serial PRIMARY KEY, v int)');
+$first->sql("SELECT quorum.replicate('$_')") foreach qw(t numbered);
+$first->sql('INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) AS i; INSERT INTO numbered (v) VALUES (1), (2), (3)');
+$cluster->wait_applied;
+
+sub without_apply
+{
+	my ($node, $code) = @_;
+	my $pid = $node->worker_pid('apply');
+	kill('STOP', $pid);
+	eval { $code->(); };
+	my $error = $@;
+	kill('CONT', $pid);
+	die $error if $error;
+	return;
+}
+
+# ---- a write by key in a savepoint: what it saw would not be certified if the savepoint were rolled back
+{
+	my $session = WaitingSession->new($second);
+	without_apply($second, sub {
+		$first->sql('DELETE FROM t WHERE id = 5');
+		$session->run('BEGIN; SAVEPOINT s');
+		$session->send("UPDATE t SET v = 1 WHERE id = 5;\n\\echo rows :ROW_COUNT");
+		QuorumCluster::wait_until('the update to wait, or to be done', sub {
+			return 1 if $session->is_done;
+			return $second->query("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $session->{backend_pid} AND query LIKE 'UPDATE%'")->{rows} eq 'Extension';
+		});
+		ok(!$session->is_done, 'a write by key in a savepoint waits for what was acknowledged before it');
+	});
+	is($session->outcome, '00000', 'and goes on');
+	like($session->output, qr/^rows 0\b/m, 'without the row that is gone');
+	$session->finish;
+}
+
+# ---- a snapshot of somebody else's
+{
+	my $owner = WaitingSession->new($second);
+	my $snapshot = $owner->run('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()');
+	$first->sql('UPDATE t SET v = 77 WHERE id = 1');
+	my $import = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '$snapshot'";
+	my $result = $second->query("$import; SELECT v FROM t WHERE id = 1");
+	is($result->{sqlstate}, '40001', 'an imported snapshot that is too old is no linearizable read');
+	is($second->sql("SET quorum.read_consistency = 'local'; $import; SELECT v FROM t WHERE id = 1"), '0', 'a local read may use it');
+	$owner->finish;
+}
+
+# ---- PREPARE TRANSACTION after a savepoint that was rolled back
+is($second->sql(q{
+	BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE mine (id int); SAVEPOINT s;
+	INSERT INTO t SELECT i, 0 FROM generate_series(100, 400) AS i; ROLLBACK TO s; PREPARE TRANSACTION 'x';
+	BEGIN; INSERT INTO t SELECT i, 0 FROM generate_series(1000, 1299) AS i; COMMIT;
+	COMMIT PREPARED 'x';
+	SELECT count(*) FROM t WHERE id >= 100}), '300', 'a prepared transaction leaves nothing to the next one of its session');
+$cluster->assert_same_digest('t', 'and the nodes agree');
+
+# ---- TRUNCATE and its triggers
+$second->sql(q{
+	CREATE FUNCTION put_before() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (5000, 1); RETURN NULL; END';
+	CREATE FUNCTION put_after() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (6000, 1); TRUNCATE numbered CONTINUE IDENTITY; RETURN NULL; END';
+	CREATE TRIGGER put BEFORE TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION put_before()});
+foreach my $truncate ('TRUNCATE t', 'BEGIN; SAVEPOINT s; TRUNCATE t; RELEASE s; COMMIT')
+{
+	is($second->query($truncate)->{sqlstate}, '0A000', "a trigger may not put rows into a table that is about to be truncated: $truncate");
+	$cluster->assert_same_digest('t', 'nothing has changed');
+}
+$second->sql(q{
+	DROP TRIGGER put ON t;
+	CREATE TRIGGER put AFTER TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION put_after();
+	BEGIN; SAVEPOINT s; TRUNCATE t; RELEASE s; COMMIT});
+is($first->sql('SELECT id FROM t'), '6000', 'afterwards it may');
+$cluster->assert_same_digest('t', 'on all nodes');
+$cluster->assert_same_digest('numbered', 'and what it truncates itself');
+
+done_testing();
