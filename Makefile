@@ -35,7 +35,7 @@ help:
 	@echo 'make sim RUNS=n SEED=n   more schedules; SEED=n alone replays one with its trace'
 	@echo 'make soak ROUNDS=200     kills, power cuts, cut links and standstills under load, then all rows compared; SEED=n for the same again'
 	@echo 'make sanitize            unit tests and simulator with address and undefined behaviour sanitizers'
-	@echo 'make bench               plain PostgreSQL, synchronous replication and pg_quorum side by side'
+	@echo 'make bench               plain PostgreSQL, synchronous replication and pg_quorum side by side; then followers beside the leader'
 
 # What the goals below need from the distribution; asks for nothing when all of it is there.
 dependencies:

@@ -12,6 +12,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
+#include "utils/wait_event.h"
 
 #include "config.h"
 #include "shared/proposal_queue_internal.h"
@@ -19,6 +20,8 @@
 
 #define PAYLOAD_AREA_BYTES ((Size) 4 * 1024 * 1024) /* in main shared memory; grows by DSM segments … */
 #define PAYLOAD_AREA_LIMIT_BYTES ((Size) 512 * 1024 * 1024)	/* … up to this */
+#define WAIT_FOR_SIGNAL_MS 10
+#define LONGEST_WAIT_FOR_SIGNAL_MS 1000
 
 ProposalQueue *proposal_queue = NULL;
 uint64	   *waiting_index = NULL;
@@ -187,10 +190,28 @@ copy_payload(const char *payload, Size length)
 	return pointer;
 }
 
+/*
+ * The watcher has doomed the transaction and is about to signal it.  If that came while the transaction is being aborted, or after it, the
+ * server would end the session, or cancel its next statement.
+ */
+static void
+wait_for_signal_of_watcher(void)
+{
+	for (int waited_ms = 0; waited_ms < LONGEST_WAIT_FOR_SIGNAL_MS; waited_ms += WAIT_FOR_SIGNAL_MS)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_FOR_SIGNAL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	CHECK_FOR_INTERRUPTS();
+}
+
 static void
 report_not_submitted(bool doomed)
 {
 	if (doomed)
+	{
+		wait_for_signal_of_watcher();
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
@@ -198,6 +219,7 @@ report_not_submitted(bool doomed)
 						   (unsigned long long) doomed_transactions[MyBackendId].log_index,
 						   doomed_transactions[MyBackendId].node_name),
 				 errhint("Retry the transaction.")));
+	}
 	ereport(ERROR,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("too many transactions wait for the quorum"),
@@ -320,12 +342,19 @@ proposal_abandon(int slot)
 		shmem_wake_apply();
 }
 
+/*
+ * One whose write set is rejected is about to abort and to give its locks back: from here on the watcher leaves it alone, as it did while it
+ * had its slot.
+ */
 void
 proposal_release(int slot)
 {
+	ProposalSlot *item = &proposal_queue->slots[slot];
 	dsa_pointer payload;
 
 	SpinLockAcquire(&proposal_queue->mutex);
+	if (item->kind == PROPOSAL_WRITE_SET && MyProc != NULL)
+		doomed_transactions[MyBackendId].transaction = MyProc->lxid;
 	payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
@@ -568,8 +597,9 @@ proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 	slot = slot_of_backend(pid);
 	if (slot == NO_SLOT)
 	{
-		doomed_transactions[backend_id] = *doomed;
-		must_cancel = true;
+		must_cancel = doomed_transactions[backend_id].transaction != doomed->transaction;
+		if (must_cancel)
+			doomed_transactions[backend_id] = *doomed;
 	}
 	else if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
 	{

@@ -16,12 +16,14 @@
 use strict;
 use warnings;
 use FindBin;
+use lib $FindBin::Bin;
+use BenchServers;
 use IPC::Open2;
 use IO::Select;
-use POSIX qw(:sys_wait_h sysconf _SC_CLK_TCK);
+use POSIX qw(:sys_wait_h);
 use Time::HiRes qw(time usleep);
 
-my $folder = shift or die "usage: bench.pl <folder>\n";
+use_folder(shift or die "usage: bench.pl <folder for data>\n");
 my $seconds = $ENV{BENCH_SECONDS} || 6;
 my $repeat = $ENV{BENCH_REPEAT} || 3;
 my @clients = split ' ', $ENV{BENCH_CLIENTS} || '1 4 16 32';
@@ -29,18 +31,8 @@ my @workloads = split ' ', $ENV{BENCH_WORKLOADS} || 'update insert tpcb';
 my @systems = split ' ', $ENV{BENCH_SYSTEMS} || 'plain sync quorum';
 my $failovers = $ENV{BENCH_FAILOVERS} // 10;
 my $protocol = $ENV{BENCH_PROTOCOL} || 'simple';
-my $ticks = sysconf(_SC_CLK_TCK);
 my $branches = 32;    # as many as clients, so that TPC-B does not measure the lock on one branch
 my $accounts_per_branch = 10_000;
-
-my %instances;        # name => { name, port, data, log }
-my %members = (plain => ['plain'], sync => [qw(sync1 sync2 sync3)], quorum => [qw(n1 n2 n3)]);
-my %head = (plain => 'plain', sync => 'sync1', quorum => 'n1');    # where the clients go
-
-$| = 1;
-$SIG{INT} = $SIG{TERM} = sub { exit 1 };
-adopt_orphans();
-$ENV{PGOPTIONS} = "-c client_min_messages=warning";
 
 print "bench: $seconds s a run, median of $repeat; clients @clients; protocol $protocol; ", `nproc` =~ /(\d+)/, " cores; ",
   'data on ', (`stat -f -c %T $folder` =~ /(\S+)/), "\n\n";
@@ -51,155 +43,6 @@ print_throughput($results);
 print_cpu($results);
 measure_failover() if $failovers && grep { $_ eq 'quorum' } @systems;
 exit 0;
-
-# ---- instances ------------------------------------------------------------------------------------------------------
-
-# A killed postmaster must be reaped before its successor can start; in a container nobody else may do it.
-sub adopt_orphans
-{
-	my %prctl_number = (x86_64 => 157, aarch64 => 167);
-	my $number = $prctl_number{ (POSIX::uname())[4] };
-	syscall($number, 36, 1, 0, 0, 0) if $number;
-	return;
-}
-
-sub run_or_die
-{
-	my ($command) = @_;
-	my $output = `($command) 2>&1 </dev/null`;
-	die "bench: failed: $command\n$output" if $?;
-	return $output;
-}
-
-sub new_instance
-{
-	my ($name) = @_;
-	my ($port) = `$FindBin::Bin/../../tools/free-port` =~ /(\d+)/;
-	$instances{$name} = { name => $name, port => $port, data => "$folder/$name", log => "$folder/$name.log" };
-	return $instances{$name};
-}
-
-sub configure
-{
-	my ($instance, $lines) = @_;
-	open(my $file, '>>', "$instance->{data}/postgresql.conf") or die "postgresql.conf: $!";
-	print $file "port = $instance->{port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '$folder'\n",
-	  "cluster_name = '$instance->{name}'\n$lines";
-	close($file);
-	return;
-}
-
-sub start
-{
-	my ($instance) = @_;
-	my $output = `pg_ctl -s -w -t 60 -D $instance->{data} -l $instance->{log} start 2>&1 </dev/null`;
-	die "bench: could not start $instance->{name}: $output" . `tail -n 20 $instance->{log}` if $?;
-	($instance->{pid}) = slurp("$instance->{data}/postmaster.pid") =~ /^(\d+)/;
-	return;
-}
-
-sub make_instance
-{
-	my ($name, $lines) = @_;
-	my $instance = new_instance($name);
-	run_or_die("initdb --auth=trust --username=postgres --encoding=UTF8 --locale=C -D $instance->{data}");
-	configure($instance, $lines);
-	start($instance);
-	return $instance;
-}
-
-sub make_system
-{
-	my ($system) = @_;
-	if ($system eq 'plain')
-	{
-		make_instance('plain', '');
-	}
-	elsif ($system eq 'sync')
-	{
-		my $primary = make_instance('sync1', "synchronous_standby_names = 'ANY 1 (sync2, sync3)'\n");
-		foreach my $name (qw(sync2 sync3))
-		{
-			my $standby = new_instance($name);
-			run_or_die("pg_basebackup -c fast -h 127.0.0.1 -p $primary->{port} -U postgres -R -D $standby->{data}");
-			configure($standby, "primary_conninfo = 'host=127.0.0.1 port=$primary->{port} user=postgres application_name=$name'\n");
-			start($standby);
-		}
-		wait_until('the standbys', sub { sql('sync1', 'SELECT count(*) FROM pg_stat_replication WHERE state = $$streaming$$') == 2 });
-	}
-	else
-	{
-		foreach my $name (@{ $members{quorum} })
-		{
-			make_instance($name, "shared_preload_libraries = 'pg_quorum'\n");
-			sql($name, 'CREATE EXTENSION pg_quorum');
-			sql($name, 'CREATE ROLE quorum_link LOGIN IN ROLE quorum_peer');
-		}
-		sql('n1', "SELECT quorum.create_cluster('n1', '" . peer_conninfo('n1', 'quorum_link') . "')");
-		wait_until('a leader', sub { find_leader() });
-		sql($_, "SELECT quorum.join_cluster('$_', '" . peer_conninfo($_, 'quorum_link') . "', '" . peer_conninfo('n1', 'postgres') . "')")
-		  foreach qw(n2 n3);
-		wait_until('a leader', sub { find_leader() });
-	}
-	return;
-}
-
-sub peer_conninfo
-{
-	my ($name, $user) = @_;
-	return "host=127.0.0.1 port=$instances{$name}{port} dbname=postgres user=$user";
-}
-
-sub sql_or_undef
-{
-	my ($name, $statement) = @_;
-	my $instance = $instances{$name};
-	open(my $psql, '-|', qw(psql -XqAt -v ON_ERROR_STOP=1 -h), $folder, '-p', $instance->{port}, qw(-U postgres -d postgres -c), $statement)
-	  or die "psql: $!";
-	my $output = join('', <$psql>);
-	close($psql) or return;
-	chomp($output);
-	return $output;
-}
-
-sub sql
-{
-	my ($name, $statement) = @_;
-	my $output = sql_or_undef($name, $statement);
-	die "bench: $name: failed: $statement\n" unless defined $output;
-	return $output;
-}
-
-# Sets where the clients of pg_quorum go.
-sub find_leader
-{
-	foreach my $name (@_ ? @_ : @{ $members{quorum} })
-	{
-		my $answer = sql_or_undef($name, q{SELECT role = 'leader' AND has_quorum FROM quorum.status});
-		return $head{quorum} = $name if defined $answer && $answer eq 't';
-	}
-	return;
-}
-
-sub wait_until
-{
-	my ($what, $condition, $timeout_seconds) = @_;
-	my $deadline = time() + ($timeout_seconds || 120);
-	until ($condition->())
-	{
-		die "bench: timed out waiting for $what\n" if time() > $deadline;
-		usleep(50_000);
-	}
-	return;
-}
-
-sub slurp
-{
-	my ($path) = @_;
-	open(my $file, '<', $path) or return '';
-	local $/;
-	return <$file> // '';
-}
 
 # ---- workloads ------------------------------------------------------------------------------------------------------
 
@@ -266,27 +109,6 @@ sub load_tables
 	return;
 }
 
-# Until every standby or follower has in its tables what the head has.
-sub wait_caught_up
-{
-	my ($system) = @_;
-	if ($system eq 'sync')
-	{
-		wait_until('the standbys to replay',
-			sub { sql('sync1', 'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn >= pg_current_wal_flush_lsn()') == 2 });
-	}
-	elsif ($system eq 'quorum')
-	{
-		wait_until('a leader', sub { find_leader() });
-		my $chosen = sql($head{quorum}, 'SELECT chosen_index FROM quorum.status');
-		foreach my $name (@{ $members{quorum} })
-		{
-			wait_until("$name to apply", sub { (sql_or_undef($name, 'SELECT applied_index FROM quorum.status') || 0) >= $chosen });
-		}
-	}
-	return;
-}
-
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 sub run_all
@@ -322,82 +144,15 @@ sub run_once
 	my ($system, $workload, $count) = @_;
 	my $instance = $instances{ $head{$system} };
 	my $threads = $count < 2 ? 1 : 2;
-	my $before = cpu_by_kind($system);
-	my $output = run_or_die("pgbench -n -M $protocol -c $count -j $threads -T $seconds -D branches=$branches "
-		  . '-D accounts=' . $branches * $accounts_per_branch
-		  . " -f $folder/$workload.sql -h $folder -p $instance->{port} -U postgres postgres");
-	my $ended = time();
-	wait_caught_up($system);
-	my $lag = time() - $ended;
-	wait_until('the client backends to end', sub { !client_backends($system) });
-	my $after = cpu_by_kind($system);
-	my ($tps) = $output =~ /tps = ([\d.]+)/ or die "bench: pgbench said: $output";
-	my ($transactions) = $output =~ /transactions actually processed: (\d+)/;
-	my ($failed) = $output =~ /failed transactions: (\d+)/;
-	my %cpu = map { $_ => $after->{$_} - ($before->{$_} || 0) } keys %$after;
-	return { tps => $tps, transactions => $transactions, failed => $failed || 0, cpu => \%cpu, lag => $lag };
-}
-
-sub kind_of
-{
-	my ($title) = @_;
-	my ($what) = $title =~ /^postgres: \w+: (.*)/s or return 'postmaster';
-	return 'stream backends' if $what =~ /^quorum_link /;
-	foreach my $kind ('quorum consensus', 'quorum apply', 'quorum lock watcher', 'walsender', 'walreceiver', 'startup', 'walwriter',
-		'checkpointer', 'background writer', 'autovacuum')
-	{
-		return $kind if index($what, $kind) == 0;
-	}
-	return $what =~ /^\S+ \S+ (?:\[local\]|\d)/ ? 'client backends' : 'other';
-}
-
-# How many there are: what they used is in their postmaster's account only when they have ended.
-sub client_backends
-{
-	my ($system) = @_;
-	my @children = map { children_of($instances{$_}{pid}) } @{ $members{$system} };
-	return scalar(grep { kind_of(title($_)) eq 'client backends' } @children);
-}
-
-sub title
-{
-	my ($pid) = @_;
-	my $title = slurp("/proc/$pid/cmdline");
-	$title =~ s/\0.*//s;
-	return $title;
-}
-
-# CPU seconds so far of each kind of process, over all instances of a system.
-sub cpu_by_kind
-{
-	my ($system) = @_;
-	my %postmasters = map { $instances{$_}{pid} => 1 } @{ $members{$system} };
-	my %sum;
-	foreach my $path (glob('/proc/[0-9]*/stat'))
-	{
-		my ($pid, $rest) = slurp($path) =~ /^(\d+) \(.*\) (.*)/s or next;
-		my @fields = split ' ', $rest;
-		my ($parent, $user, $kernel, $children_user, $children_kernel) = @fields[ 1, 11, 12, 13, 14 ];
-		if ($postmasters{$pid})
-		{
-			$sum{postmaster} += ($user + $kernel) / $ticks;
-			$sum{'client backends'} += ($children_user + $children_kernel) / $ticks;
-		}
-		elsif ($postmasters{$parent})
-		{
-			$sum{ kind_of(title($pid)) } += ($user + $kernel) / $ticks;
-		}
-	}
-	return \%sum;
+	return measure_cpu($system,
+		sub {
+			parse_pgbench(run_or_die("pgbench -n -M $protocol -c $count -j $threads -T $seconds -D branches=$branches "
+				  . '-D accounts=' . $branches * $accounts_per_branch
+				  . " -f $folder/$workload.sql -h $folder -p $instance->{port} -U postgres postgres"));
+		});
 }
 
 # ---- what came out --------------------------------------------------------------------------------------------------
-
-sub median
-{
-	my @sorted = sort { $a <=> $b } @_;
-	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
-}
 
 sub print_throughput
 {
@@ -419,13 +174,6 @@ sub print_throughput
 	}
 	print "\n";
 	return;
-}
-
-sub ratio
-{
-	my ($one, $other) = @_;
-	return '-' unless defined $one && $other;
-	return sprintf '%.2f', $one / $other;
 }
 
 # One line per workload, number of clients and system: what a transaction cost in all processes together, and the kinds that
@@ -485,18 +233,6 @@ sub measure_failover
 	printf "\nkill -9 of the leader to the next acknowledged write, %d times: min %.3f s, median %.3f s, max %.3f s\n",
 	  scalar(@sorted), $sorted[0], median(@sorted), $sorted[-1];
 	return;
-}
-
-sub children_of
-{
-	my ($parent) = @_;
-	my @children;
-	foreach my $path (glob('/proc/[0-9]*/stat'))
-	{
-		my ($pid, $its_parent) = slurp($path) =~ /^(\d+) \(.*\) \S (\d+)/s or next;
-		push @children, $pid if $its_parent == $parent;
-	}
-	return @children;
 }
 
 sub open_client
@@ -560,15 +296,4 @@ sub close_client
 	kill('TERM', $client->{pid});
 	waitpid($client->{pid}, 0);
 	return;
-}
-
-END
-{
-	my $status = $?;
-	foreach my $instance (values %instances)
-	{
-		next unless -f "$instance->{data}/postmaster.pid";
-		system("pg_ctl -s -m immediate -D $instance->{data} stop >/dev/null 2>&1");
-	}
-	$? = $status;
 }
