@@ -101,6 +101,26 @@ foreach my $statement ('UPDATE t SET v = 6 WHERE id = 4 AND v = 0', 'DELETE FROM
 	$_->finish foreach $holder, $session;
 }
 
+# ---- more locked rows than can be listed
+{
+	$first->sql(q{CREATE TABLE many (id int PRIMARY KEY); SELECT quorum.replicate('many')});
+	$first->sql('INSERT INTO many SELECT i FROM generate_series(1, 70000) AS i');
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($second);
+	$session->run('BEGIN; UPDATE t SET v = 1 WHERE id = 7; DO $$ BEGIN FOR i IN 1 .. 4 LOOP PERFORM 1 FROM many FOR UPDATE; END LOOP; END $$');
+	cmp_ok($session->run(q{SELECT total_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'}), '<', 16 * 1024 * 1024,
+		'the memory that locked rows take is bounded');
+	without_apply($second, sub {
+		$first->sql('DELETE FROM many WHERE id = 1');
+		my $won_at = $first->status('chosen_index');
+		$session->send('COMMIT');
+		QuorumCluster::wait_until('the verdict over both', sub { $session->is_done || $second->status('chosen_index') > $won_at });
+	});
+	is($session->outcome, '40001', 'and they are certified as their table');
+	like($session->error, qr/Table "many" was changed or locked as a whole/, 'which is said');
+	$session->finish;
+}
+
 # ---- PREPARE TRANSACTION after a savepoint that was rolled back
 is($second->sql(q{
 	BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE mine (id int); SAVEPOINT s;
