@@ -35,6 +35,7 @@ extern void row_locks_init(void);
 
 /* capture/doom_message.c: what a session is told that stood in the way; call in _PG_init. */
 extern void doom_message_init(void);
+extern void doom_forget(void);	/* at the end of each transaction, once it is over for the others */
 
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);

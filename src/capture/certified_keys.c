@@ -33,6 +33,7 @@
 
 #define INITIAL_KEYS 32
 #define MAX_LISTED_KEYS 32768	/* more: the tables as a whole */
+#define MAX_KEPT_LOCKS (2 * MAX_LISTED_KEYS)	/* more: that is done at once, so that memory does not grow with each locked row */
 
 typedef struct KeyList
 {
@@ -44,6 +45,7 @@ typedef struct KeyList
 static KeyList locks;
 static KeyList reads;
 static KeyList encoded;
+static uint32 merge_at_count = MAX_KEPT_LOCKS;	/* grows if there are so many savepoints that merging leaves much */
 static Oid *noted_tables = NULL;	/* in TopTransactionContext */
 static int	noted_count = 0;
 static int	noted_capacity = 0;
@@ -83,11 +85,56 @@ add_key(KeyList *list, uint64 hash, CertifierMode mode, uint64 table_id, Oid rel
 	return key;
 }
 
+static void
+make_table_key(CertifiedKey *key)
+{
+	key->hash = row_keys_table_hash(key->table_id);
+	key->mode = CERTIFIER_TABLE_EXCLUSIVE;
+	key->index = InvalidOid;
+}
+
+static bool
+merge_into_kept(uint32 kept, const CertifiedKey *key)
+{
+	for (uint32 i = kept; i > 0 && locks.keys[i - 1].nest_level == key->nest_level; i--)
+	{
+		CertifiedKey *other = &locks.keys[i - 1];
+
+		if (other->hash != key->hash || other->mode != key->mode)
+			continue;
+		other->base = Min(other->base, key->base);
+		return true;
+	}
+	return false;
+}
+
+/* Each table's rows become the table, apart for each savepoint (invariant 3). */
+static void
+merge_locks_of_tables(void)
+{
+	uint32		kept = 0;
+
+	for (uint32 i = 0; i < locks.count; i++)
+	{
+		CertifiedKey key = locks.keys[i];
+
+		if (OidIsValid(key.index))
+			make_table_key(&key);
+		if (!merge_into_kept(kept, &key))
+			locks.keys[kept++] = key;
+	}
+	locks.count = kept;
+	merge_at_count = Max(MAX_KEPT_LOCKS, 2 * kept);
+}
+
 void
 certified_keys_add_lock(uint64 hash, CertifierMode mode, uint64 table_id, Oid relid, Oid index, ItemPointer row)
 {
-	CertifiedKey *key = add_key(&locks, hash, mode, table_id, relid, index);
+	CertifiedKey *key;
 
+	if (locks.count >= merge_at_count)
+		merge_locks_of_tables();
+	key = add_key(&locks, hash, mode, table_id, relid, index);
 	if (row != NULL)
 		key->tid = *row;
 }
@@ -170,6 +217,7 @@ void
 certified_keys_reset(void)
 {
 	memset(&locks, 0, sizeof(locks));
+	merge_at_count = MAX_KEPT_LOCKS;
 	memset(&reads, 0, sizeof(reads));
 	memset(&encoded, 0, sizeof(encoded));
 	noted_tables = NULL;
@@ -270,11 +318,8 @@ gather_locks(void)
 		CertifiedKey *key = append_key(&encoded);
 
 		*key = locks.keys[i];
-		if (!by_table || !OidIsValid(key->index))
-			continue;
-		key->hash = row_keys_table_hash(key->table_id);
-		key->mode = CERTIFIER_TABLE_EXCLUSIVE;
-		key->index = InvalidOid;
+		if (by_table && OidIsValid(key->index))
+			make_table_key(key);
 	}
 }
 

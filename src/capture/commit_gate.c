@@ -431,6 +431,7 @@ at_commit(void)
 		leave();
 	}
 	capture_reset();
+	doom_forget();
 }
 
 /* The error has reset the count of held interrupts already, so none is resumed here. */
@@ -443,6 +444,7 @@ at_abort(void)
 	forget_slot();
 	position_at_abort();
 	capture_reset();
+	doom_forget();
 }
 
 /* A prepared transaction cannot be aborted, so none may hold what the apply worker could have to wait for: locks of rows, or of tables. */

@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/elog.h"
 #include "utils/memutils.h"
 
@@ -41,6 +43,56 @@ emit_log(ErrorData *error)
 		replace_text(error, doomed);
 	if (previous_emit_log_hook)
 		previous_emit_log_hook(error);
+}
+
+/* ---- a signal that came too late ---- */
+
+/* What else is pending would end the session, which is not to happen here. */
+static bool
+may_process_interrupts(void)
+{
+	return !ProcDiePending && !ClientConnectionLost && !IdleInTransactionSessionTimeoutPending && !IdleSessionTimeoutPending &&
+		!proc_exit_inprogress;
+}
+
+/* Makes the server raise what it has noted, and forgets it. */
+static void
+swallow_cancel(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	uint32		interrupt_holdoff_count = InterruptHoldoffCount;
+	uint32		cancel_holdoff_count = QueryCancelHoldoffCount;
+
+	PG_TRY();
+	{
+		InterruptHoldoffCount = QueryCancelHoldoffCount = 0;
+		QueryCancelPending = true;
+		ProcessInterrupts();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	QueryCancelPending = false;
+	InterruptHoldoffCount = interrupt_holdoff_count;
+	QueryCancelHoldoffCount = cancel_holdoff_count;
+}
+
+/*
+ * The lock watcher may have signalled this backend when its transaction was ending anyhow, with another error or without one.  The server
+ * remembers such a conflict beyond the transaction, in a variable of its own, and would terminate the session for it as soon as it is idle.  No signal for
+ * this transaction can come any more: it has left the array of processes. Three times, as two
+ * timeouts that are noted as well are raised first.
+ */
+void
+doom_forget(void)
+{
+	if (!proposal_forget_own_doom())
+		return;
+	for (int i = 0; i < 3 && may_process_interrupts(); i++)
+		swallow_cancel();
 }
 
 void

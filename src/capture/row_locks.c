@@ -5,8 +5,8 @@
  * Process: client backend.  Must never look at a row before the server has locked it.
  *
  * Row locks (SELECT … FOR UPDATE and its like, and the keys that foreign key checks lock through the same plan node) are taken by LockRows; its
- * ExecProcNode is wrapped, and each row that it returns is noted with its lock.  Rows that are locked in order to be written, and are not,
- * are seen in unwritten_rows.c.  Those whose updated version no longer qualifies are not; see must_yield in proposal_queue.h for what happens then.
+ * ExecProcNode is wrapped, and each row that it returns is noted with its lock.  Rows that are locked and then not written,
+ * or not returned, are seen in unwritten_rows.c.
  *
  * Reads of serializable transactions: index scans that fix all columns of the primary key are noted by key, whether there is such a row or not.
  * Whatever else scans a replicated table reads all of it.
@@ -81,16 +81,23 @@ note_locked_row(const ExecRowMark *mark)
 		row_keys_add_row_lock(mark->relation, table->table_id, &row, mode_of_mark(mark->markType));
 }
 
+static void
+note_locked_rows(LockRowsState *node)
+{
+	ListCell   *cell;
+
+	foreach(cell, node->lr_arowMarks)
+		note_locked_row(((ExecAuxRowMark *) lfirst(cell))->rowmark);
+}
+
 static TupleTableSlot *
 lock_rows(PlanState *node)
 {
 	TupleTableSlot *slot = exec_lock_rows(node);
-	ListCell   *cell;
 
-	if (TupIsNull(slot))
-		return slot;
-	foreach(cell, ((LockRowsState *) node)->lr_arowMarks)
-		note_locked_row(((ExecAuxRowMark *) lfirst(cell))->rowmark);
+	if (!TupIsNull(slot))
+		note_locked_rows((LockRowsState *) node);
+	unwritten_rows_are_noted((LockRowsState *) node);
 	return slot;
 }
 
@@ -235,11 +242,14 @@ walk(PlanState *node, void *context)
 		return false;
 	if (plan_walk->locks_rows && IsA(node, LockRowsState))
 		wrap(node, &exec_lock_rows, lock_rows);
-	if (plan_walk->writes_rows && IsA(node, ModifyTableState))
-		unwritten_rows_watch((ModifyTableState *) node);
 	if (plan_walk->is_serializable)
 		note_scan(node);
-	return planstate_tree_walker(node, walk, context);
+	(void) planstate_tree_walker(node, walk, context);
+	if (plan_walk->locks_rows && IsA(node, LockRowsState))
+		unwritten_rows_watch_locker((LockRowsState *) node, note_locked_rows);
+	if (plan_walk->writes_rows && IsA(node, ModifyTableState))
+		unwritten_rows_watch_writer((ModifyTableState *) node);
+	return false;
 }
 
 /* Where parallel workers may read for the leader, they do so unseen. */

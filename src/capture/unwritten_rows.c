@@ -2,27 +2,23 @@
  * unwritten_rows.c
  *	  Rows that a statement has locked in order to write them, and then did not: they are certified as locked.  Process: client backend.
  *
- * ON CONFLICT DO UPDATE … WHERE, when the condition is false, and a BEFORE ROW trigger that returns NULL leave the row locked until the end of the
- * transaction, and nothing captured.  Both are seen where they happen: the condition, and the triggers of the tables that the statement writes,
- * are replaced in the executor's state by ones that call the original and look at what comes out.
+ * A row stays locked until the end of the transaction, and nothing is captured, if the condition of ON CONFLICT DO UPDATE … WHERE is false, if a
+ * BEFORE ROW trigger returns NULL, if the newest version of the row, that was waited for, no longer qualifies, or if another row of a join could
+ * not be locked.  The first is seen where it happens: the condition is replaced in the executor's state by one that calls the original.
+ * The others are seen when the node that locks asks for its next row, and has not written, or not returned, the last one.
  *
- * Must never change what the statement does.  Not seen: a row whose newest version, that was waited for, no longer qualifies; see must_yield in
- * proposal_queue.h.
+ * Must never change what the statement does.
  *
  * Locks: none of its own; the tables are open.
  */
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "catalog/pg_trigger.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
-#include "fmgr.h"
+#include "lib/ilist.h"
 #include "nodes/execnodes.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/relcache.h"
 
 #include "capture/row_keys.h"
 #include "capture/unwritten_rows.h"
@@ -84,81 +80,140 @@ watch_condition(ModifyTableState *node, ResultRelInfo *target)
 	conflict->oc_WhereClause = &condition->state;
 }
 
-/* ---- BEFORE ROW triggers ---- */
+/* ---- what nodes that lock rows are fed with ---- */
 
-typedef struct WatchedFunction
+/* Beneath each LockRows, and each ModifyTable that updates or deletes; found by the node that feeds it. */
+typedef struct Feed
 {
-	Oid			function;		/* hash key */
-	PGFunction	original;
-} WatchedFunction;
+	dlist_node	link;
+	PlanState  *source;
+	ExecProcNodeMtd original;
+	ModifyTableState *writer;	/* or NULL, and … */
+	LockRowsState *locker;
+	NoteLockedRows note_locked_rows;
+	bool		is_noted;		/* locker: what it was fed with last, or nothing */
+	bool		has_candidate;	/* writer: the row that it was fed with last */
+	ItemPointerData candidate;
+	uint64		processed;		/* rows written before that */
+	MemoryContextCallback forget;
+} Feed;
 
-static HTAB *watched_functions = NULL;
+static dlist_head feeds = DLIST_STATIC_INIT(feeds);
+
+static Feed *
+feed_of(const PlanState *source)
+{
+	dlist_iter	iterator;
+
+	dlist_foreach(iterator, &feeds)
+	{
+		Feed	   *feed = dlist_container(Feed, link, iterator.cur);
+
+		if (feed->source == source)
+			return feed;
+	}
+	return NULL;
+}
 
 static CertifierMode
-mode_of_write(const TriggerData *trigger)
+mode_of_writer(ModifyTableState *writer)
 {
-	Bitmapset  *key_columns;
-
-	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+	if (writer->operation != CMD_UPDATE ||
+		ExecUpdateLockMode(writer->ps.state, writer->resultRelInfo) == LockTupleExclusive)
 		return CERTIFIER_UPDATE;
-	key_columns = RelationGetIndexAttrBitmap(trigger->tg_relation, INDEX_ATTR_BITMAP_KEY);
-	return bms_overlap(key_columns, trigger->tg_updatedcols) ? CERTIFIER_UPDATE : CERTIFIER_NO_KEY_UPDATE;
+	return CERTIFIER_NO_KEY_UPDATE;
 }
 
-/* The function may be dropped, and its number used anew, but not while it is in a statement's state. */
-static Datum
-call_trigger(PG_FUNCTION_ARGS)
+/* One whose writes are not counted may have written it: noted twice does no harm. */
+static void
+note_last_candidate(Feed *feed)
 {
-	WatchedFunction *watched = hash_search(watched_functions, &fcinfo->flinfo->fn_oid, HASH_FIND, NULL);
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Datum		result = watched->original(fcinfo);
+	ModifyTableState *writer = feed->writer;
 
-	if (DatumGetPointer(result) == NULL && !TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		note_unwritten(trigger->tg_relation, &trigger->tg_trigslot->tts_tid, mode_of_write(trigger));
-	return result;
+	if (feed->has_candidate && (!writer->canSetTag || writer->ps.state->es_processed == feed->processed))
+		note_unwritten(writer->resultRelInfo->ri_RelationDesc, &feed->candidate, mode_of_writer(writer));
+	feed->has_candidate = false;
 }
 
 static void
-watch_function(Oid function_id, FmgrInfo *function, MemoryContext context)
+take_candidate(Feed *feed, TupleTableSlot *slot)
 {
-	WatchedFunction *watched;
-	bool		found;
+	Datum		place;
+	bool		is_null;
 
-	if (watched_functions == NULL)
-	{
-		HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(WatchedFunction), .hcxt = TopMemoryContext};
-
-		watched_functions = hash_create("pg_quorum triggers", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	fmgr_info_cxt(function_id, function, context);
-	watched = hash_search(watched_functions, &function_id, HASH_ENTER, &found);
-	watched->original = function->fn_addr;
-	function->fn_addr = call_trigger;
+	if (TupIsNull(slot))
+		return;
+	place = ExecGetJunkAttribute(slot, feed->writer->resultRelInfo->ri_RowIdAttNo, &is_null);
+	if (is_null)
+		return;					/* MERGE, and there is none */
+	feed->candidate = *(ItemPointer) DatumGetPointer(place);
+	feed->processed = feed->writer->ps.state->es_processed;
+	feed->has_candidate = true;
 }
 
-static bool
-may_veto_write(const Trigger *trigger)
+/* It is asked for the next row, so what was to be done with the last one is done. */
+static TupleTableSlot *
+feed_next(PlanState *source)
 {
-	return TRIGGER_FOR_ROW(trigger->tgtype) && TRIGGER_FOR_BEFORE(trigger->tgtype) &&
-		(TRIGGER_FOR_UPDATE(trigger->tgtype) || TRIGGER_FOR_DELETE(trigger->tgtype));
+	Feed	   *feed = feed_of(source);
+	TupleTableSlot *slot;
+
+	if (feed->writer != NULL)
+		note_last_candidate(feed);
+	else if (!feed->is_noted)
+		feed->note_locked_rows(feed->locker);
+	feed->is_noted = false;
+	slot = feed->original(source);
+	if (feed->writer != NULL)
+		take_candidate(feed, slot);
+	return slot;
 }
 
 static void
-watch_triggers(ModifyTableState *node, ResultRelInfo *target)
+forget_feed(void *argument)
 {
-	TriggerDesc *triggers = target->ri_TrigDesc;
+	dlist_delete(&((Feed *) argument)->link);
+}
 
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (may_veto_write(&triggers->triggers[i]) && target->ri_TrigFunctions[i].fn_oid == InvalidOid)
-			watch_function(triggers->triggers[i].tgfoid, &target->ri_TrigFunctions[i], node->ps.state->es_query_cxt);
+static Feed *
+watch_feed(PlanState *source)
+{
+	MemoryContext context = source->state->es_query_cxt;
+	Feed	   *feed = MemoryContextAllocZero(context, sizeof(Feed));
+
+	feed->source = source;
+	feed->original = source->ExecProcNodeReal;
+	feed->is_noted = true;
+	feed->forget.func = forget_feed;
+	feed->forget.arg = feed;
+	dlist_push_head(&feeds, &feed->link);
+	MemoryContextRegisterResetCallback(context, &feed->forget);
+	ExecSetExecProcNode(source, feed_next);
+	return feed;
 }
 
 void
-unwritten_rows_watch(ModifyTableState *node)
+unwritten_rows_watch_writer(ModifyTableState *node)
 {
+	bool		may_fail = node->operation == CMD_UPDATE || node->operation == CMD_DELETE || node->operation == CMD_MERGE;
+
 	for (int i = 0; i < node->mt_nrels; i++)
-	{
 		watch_condition(node, &node->resultRelInfo[i]);
-		watch_triggers(node, &node->resultRelInfo[i]);
-	}
+	if (may_fail && node->mt_nrels == 1 && AttributeNumberIsValid(node->resultRelInfo->ri_RowIdAttNo))
+		watch_feed(outerPlanState(node))->writer = node;
+}
+
+void
+unwritten_rows_watch_locker(LockRowsState *node, NoteLockedRows note_locked_rows)
+{
+	Feed	   *feed = watch_feed(outerPlanState(node));
+
+	feed->locker = node;
+	feed->note_locked_rows = note_locked_rows;
+}
+
+void
+unwritten_rows_are_noted(LockRowsState *node)
+{
+	feed_of(outerPlanState(node))->is_noted = true;
 }

@@ -626,3 +626,17 @@ proposal_own_doom(void)
 		return NULL;
 	return &doomed_transactions[MyBackendId];
 }
+
+bool
+proposal_forget_own_doom(void)
+{
+	bool		was_doomed;
+
+	if (MyBackendId == InvalidBackendId || !LocalTransactionIdIsValid(doomed_transactions[MyBackendId].transaction))
+		return false;
+	SpinLockAcquire(&proposal_queue->mutex);
+	was_doomed = LocalTransactionIdIsValid(doomed_transactions[MyBackendId].transaction);
+	doomed_transactions[MyBackendId].transaction = InvalidLocalTransactionId;
+	SpinLockRelease(&proposal_queue->mutex);
+	return was_doomed;
+}

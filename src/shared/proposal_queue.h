@@ -95,6 +95,9 @@ extern void proposal_finish(int slot);			/* GRANTED, at XACT_EVENT_COMMIT: FREE,
 /* Is this backend's current transaction doomed by the lock watcher?  Then what it stood in the way of; takes no lock. */
 extern const DoomedTransaction *proposal_own_doom(void);
 
+/* At the end of a transaction; true: it was doomed. */
+extern bool proposal_forget_own_doom(void);
+
 /* ---- order of commits ---- */
 
 /* `index` is committed and visible here (or had nothing to do): wakes whoever owns the next one. */

@@ -19,13 +19,13 @@ my $cluster = QuorumCluster->new(nodes => 3);
 my ($first, $second) = $cluster->followers;    # neither leads: both forward what they propose
 
 $first->sql(q{
-	CREATE TABLE t (id numeric PRIMARY KEY, v int, u int UNIQUE, n int, active bool DEFAULT false);
+	CREATE TABLE t (id numeric PRIMARY KEY, v int, u int UNIQUE, n int, active bool DEFAULT false, bits bit(3) UNIQUE);	-- a type that has no hash function
 	CREATE UNIQUE INDEX ON t (n) WHERE active;
 	CREATE TABLE parent (id int PRIMARY KEY, code int UNIQUE, v int);
 	CREATE TABLE child (id int PRIMARY KEY, parent_id int REFERENCES parent ON DELETE CASCADE);
 	CREATE TABLE words (id int PRIMARY KEY, w text, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
 	CREATE UNIQUE INDEX ON words (lower(w));
-	CREATE TABLE flags (code bit(3) PRIMARY KEY, f bit(3) UNIQUE, v int);	-- a type that has no hash function
+	CREATE TABLE flags (code bit(3) PRIMARY KEY, v int);
 	CREATE TABLE flag_users (id int PRIMARY KEY, code bit(3) REFERENCES flags)});
 $first->sql("SELECT quorum.replicate('$_')") foreach qw(t parent child words flags flag_users);
 $cluster->wait_applied;
@@ -46,7 +46,7 @@ sub reset_tables
 		INSERT INTO parent SELECT i, i, 0 FROM generate_series(1, 9) AS i;
 		INSERT INTO child VALUES (1, 1);
 		INSERT INTO words VALUES (1, 'one', 1, 1);
-		INSERT INTO flags VALUES (B'001', B'001', 0), (B'010', B'010', 0)});
+		INSERT INTO flags VALUES (B'001', 0), (B'010', 0)});
 	$cluster->wait_applied;
 	return;
 }
@@ -117,7 +117,7 @@ check('the same row', 'UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHE
 check('different rows', 'UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 4', 'both');
 check('deleted and updated', 'DELETE FROM t WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 3', '\(id\)=\(3\)');
 check('updated and deleted', 'UPDATE t SET v = 1 WHERE id = 3', 'DELETE FROM t WHERE id = 3', '\(id\)=\(3\)');
-check('deleted twice', 'DELETE FROM t WHERE id = 3', 'DELETE FROM t WHERE id = 3', '\(id\)=\(3\)');
+check('deleted twice', 'DELETE FROM t WHERE id = 3', 'DELETE FROM t WHERE id = 3', '\((?:id|u)\)=\(3\)');
 check('a changed key and an update', 'UPDATE t SET id = 33 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 3', '\(id\)=\(3\)');
 check('two keys changed to the same', 'UPDATE t SET id = 33 WHERE id = 3', 'UPDATE t SET id = 33 WHERE id = 4', '\(id\)=\(33\)');
 check('an update that a savepoint took back', 'UPDATE t SET v = 1 WHERE id = 3',
@@ -143,8 +143,8 @@ check('two labels of an enum', q{INSERT INTO moods VALUES ('glad', 1)}, q{INSERT
 check('insertion or update, twice',
 	map({ "INSERT INTO t VALUES (20, $_, 20) ON CONFLICT (id) DO UPDATE SET v = t.v + 1" } 1, 2), '\((?:id|u)\)=\(20\)');
 
-check('a unique key without a hash, inserted and taken by an update', q{INSERT INTO flags VALUES (B'111', B'111', 0)},
-	q{UPDATE flags SET f = B'111' WHERE code = B'001'}, '\(f\)=', tables => ['flags']);
+check('a unique key without a hash, inserted and taken by an update', q{INSERT INTO t (id, bits) VALUES (20, B'111')},
+	q{UPDATE t SET bits = B'111' WHERE id = 3}, '\(bits\)=\(111\)');
 check('a key without a hash, changed twice to the same', q{UPDATE flags SET code = B'111' WHERE code = B'001'},
 	q{UPDATE flags SET code = B'111' WHERE code = B'010'}, '\(code\)=', tables => ['flags']);
 

@@ -62,6 +62,65 @@ sub without_apply
 	$owner->finish;
 }
 
+# ---- rows that are locked, and then neither written nor returned: with the winner's entry before it in the log, a transaction that holds one is rejected
+sub loses_to
+{
+	my ($name, $session, $winner_sql) = @_;
+	without_apply($second, sub {
+		$first->sql($winner_sql);
+		my $won_at = $first->status('chosen_index');
+		$session->send('COMMIT');
+		QuorumCluster::wait_until('the verdict over both', sub { $session->is_done || $second->status('chosen_index') > $won_at });
+	});
+	is($session->outcome, '40001', $name) or diag($session->error);
+	like($session->error, qr/Key \(id\)=\(\d+\) of table "t"/, "$name: and is told the key");
+	return;
+}
+foreach my $statement ('UPDATE t SET v = 6 WHERE id = 4 AND v = 0', 'DELETE FROM t WHERE id = 4 AND v = 0', 'SELECT 1 FROM t WHERE id = 4 AND v = 0 FOR UPDATE')
+{
+	$first->sql('UPDATE t SET v = 0 WHERE id = 4');
+	$cluster->wait_applied;
+	my ($holder, $session) = map { WaitingSession->new($second) } 1, 2;
+	$holder->run('BEGIN; UPDATE t SET v = 5 WHERE id = 4');
+	$session->run('BEGIN');
+	$session->send($statement);
+	QuorumCluster::wait_until('it to wait for the row', sub {
+		$second->sql("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $session->{backend_pid}") eq 'Lock';
+	});
+	$holder->run('COMMIT');
+	is($session->outcome, '00000', "$statement: finds no row");
+	$session->run('UPDATE t SET v = 1 WHERE id = 7');
+	loses_to("$statement: a row that no longer qualified is certified as locked", $session, 'UPDATE t SET v = 7 WHERE id = 4');
+	$_->finish foreach $holder, $session;
+}
+{
+	my ($holder, $session) = map { WaitingSession->new($second) } 1, 2;
+	$holder->run('BEGIN; SELECT 1 FROM numbered WHERE id = 3 FOR UPDATE');
+	$session->run('BEGIN; SELECT 1 FROM t JOIN numbered USING (id) WHERE id = 3 FOR UPDATE SKIP LOCKED; UPDATE t SET v = 1 WHERE id = 7');
+	loses_to('a row whose partner in a join was skipped is certified as locked', $session, 'UPDATE t SET v = 7 WHERE id = 3');
+	$_->finish foreach $holder, $session;
+}
+
+# ---- more locked rows than can be listed
+{
+	$first->sql(q{CREATE TABLE many (id int PRIMARY KEY); SELECT quorum.replicate('many')});
+	$first->sql('INSERT INTO many SELECT i FROM generate_series(1, 70000) AS i');
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($second);
+	$session->run('BEGIN; UPDATE t SET v = 1 WHERE id = 7; DO $$ BEGIN FOR i IN 1 .. 4 LOOP PERFORM 1 FROM many FOR UPDATE; END LOOP; END $$');
+	cmp_ok($session->run(q{SELECT total_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'}), '<', 16 * 1024 * 1024,
+		'the memory that locked rows take is bounded');
+	without_apply($second, sub {
+		$first->sql('DELETE FROM many WHERE id = 1');
+		my $won_at = $first->status('chosen_index');
+		$session->send('COMMIT');
+		QuorumCluster::wait_until('the verdict over both', sub { $session->is_done || $second->status('chosen_index') > $won_at });
+	});
+	is($session->outcome, '40001', 'and they are certified as their table');
+	like($session->error, qr/Table "many" was changed or locked as a whole/, 'which is said');
+	$session->finish;
+}
+
 # ---- PREPARE TRANSACTION after a savepoint that was rolled back
 is($second->sql(q{
 	BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE mine (id int); SAVEPOINT s;
