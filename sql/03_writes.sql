@@ -149,9 +149,9 @@ INSERT INTO note VALUES (18);
 COMMIT;
 \set VERBOSITY default
 SELECT * FROM note WHERE id = 18;
-SELECT * FROM quorum.outcome('1.1.4000000000');
+SELECT * FROM quorum.outcome('1.1.4000000000.0123456789abcdef');
 SELECT * FROM quorum.outcome('');
-SET quorum.token = '1.2.3';
+SET quorum.token = '1.2.3.0123456789abcdef';
 SELECT set_config('quorum.token', repeat('x', 129), false);
 
 -- refused_with_a_hint

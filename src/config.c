@@ -89,7 +89,7 @@ check_token(char **value, void **extra, GucSource source)
 	}
 	if (commit_token_parse(*value, &token))
 	{
-		GUC_check_errdetail("Tokens of the form number.number.number are pg_quorum's own.");
+		GUC_check_errdetail("Tokens of the form number.number.number.hexadecimal are pg_quorum's own.");
 		return false;
 	}
 	return true;

@@ -47,7 +47,7 @@ extern void read_barrier_init(void);
 extern void commit_gate_init(void);
 
 /* Proposes a payload that every apply worker performs, and waits until this node has applied it; returns its index.  Interruptible. */
-extern uint64 gate_propose_detached(const char *payload, Size length);
+extern uint64 gate_propose_detached(char *payload, Size length);
 
 /*
  * Proposes that whatever has the token (commit_token.h) is to take no effect.  The verdict says whether that came in time: CERTIFIER_APPLY, or

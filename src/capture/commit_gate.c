@@ -53,6 +53,7 @@ typedef struct GateState
 {
 	int			slot;			/* NO_SLOT outside the gate */
 	uint64		sequence;
+	uint64		nonce;			/* of a write set without a token */
 	bool		granted;
 	bool		interrupts_held;
 	bool		override_sync;
@@ -121,6 +122,7 @@ token_text(void)
 	token.origin = QuorumShmem->identity.node_id;
 	token.incarnation = outcome.incarnation;
 	token.sequence = gate.sequence;
+	token.nonce = gate.nonce;
 	return commit_token_text(&token);
 }
 
@@ -328,8 +330,25 @@ wait_for_verdict(bool (*is_settled) (void), long longest_wait_ms)
 	}
 }
 
+/* A write set whose client chose no token gets a random one. */
 static void
-enter(ProposalKind kind, const char *payload, Size length)
+put_nonce(ProposalKind kind, char *payload, Size length)
+{
+	WriteSetHeader header;
+
+	gate.nonce = 0;
+	if (kind == PROPOSAL_ADD_MEMBER || !writeset_peek_header(payload, length, &header) || header.token != 0)
+		return;
+	while (gate.nonce == 0)
+		if (!pg_strong_random(&gate.nonce, sizeof(gate.nonce)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not draw a random number for the transaction")));
+	writeset_set_nonce(payload, gate.nonce);
+}
+
+static void
+enter(ProposalKind kind, char *payload, Size length)
 {
 	if (length > (Size) quorum_max_transaction_kb * 1024)
 		ereport(ERROR,
@@ -338,6 +357,7 @@ enter(ProposalKind kind, const char *payload, Size length)
 				 errdetail("Its write set has %zu kB; quorum.max_transaction_size is %d kB.",
 						   length / 1024, quorum_max_transaction_kb),
 				 errhint("Split it into smaller transactions, or raise the limit.")));
+	put_nonce(kind, payload, length);
 	gate.slot = proposal_submit(kind, payload, length, &gate.sequence);
 	gate.queued_at = GetCurrentTimestamp();
 	gate.granted = false;
@@ -501,7 +521,7 @@ commit_gate_init(void)
 /* ---- entries that do not ride on the local transaction ---- */
 
 static ProposalOutcome
-propose_and_wait(ProposalKind kind, const char *payload, Size length, bool (*is_settled) (void))
+propose_and_wait(ProposalKind kind, char *payload, Size length, bool (*is_settled) (void))
 {
 	ProposalOutcome outcome;
 
@@ -515,7 +535,7 @@ propose_and_wait(ProposalKind kind, const char *payload, Size length, bool (*is_
 }
 
 uint64
-gate_propose_detached(const char *payload, Size length)
+gate_propose_detached(char *payload, Size length)
 {
 	return propose_and_wait(PROPOSAL_DETACHED, payload, length, detached_is_settled).log_index;
 }

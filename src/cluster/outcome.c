@@ -20,6 +20,7 @@
 #include "shared/commit_token.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
+#include "shared/writeset.h"
 
 PG_FUNCTION_INFO_V1(quorum_outcome);
 
@@ -31,6 +32,16 @@ typedef struct Outcome
 	bool		is_committed;
 	uint64		log_index;		/* 0: none */
 } Outcome;
+
+static void
+report_no_token(const char *token)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("\"%s\" is no token of a transaction", token),
+			 errdetail("A token has 1 to %d bytes.", COMMIT_TOKEN_MAX_LENGTH),
+			 errhint("Errors with SQLSTATE 08007 tell it; clients choose their own with SET LOCAL quorum.token.")));
+}
 
 /*
  * An older start of the origin: the token's one begins later in the log.  Proposals of an older start that come after those of a newer one, because
@@ -48,6 +59,19 @@ is_fate(const LogItem *item, const ProposalToken *token)
 {
 	return item->origin == token->origin && item->incarnation == token->incarnation && item->sequence == token->sequence &&
 		(item->verdict == LOG_VERDICT_APPLY || item->verdict == LOG_VERDICT_REJECTED);
+}
+
+/* Its random part is in the entry: whoever does not know that knows no token. */
+static void
+check_nonce(const LogItem *item, const ProposalToken *token)
+{
+	char	   *payload = chosen_log_read_payload(item);
+	WriteSetHeader header;
+
+	if (!writeset_peek_header(payload, item->length, &header) || (header.flags & WRITESET_NONCE) == 0 ||
+		header.token != token->nonce)
+		report_no_token(commit_token_text(token));
+	pfree(payload);
 }
 
 /* In what this node knows to be chosen. */
@@ -71,6 +95,7 @@ look_into_log(const ProposalToken *token)
 			reached_older |= is_older(&item, token);
 			if (!is_fate(&item, token))
 				continue;
+			check_nonce(&item, token);
 			outcome.is_known = true;
 			outcome.is_committed = item.verdict == LOG_VERDICT_APPLY;
 			outcome.log_index = index;
@@ -111,11 +136,7 @@ static void
 check_token(const char *token)
 {
 	if (token[0] == '\0' || strlen(token) > COMMIT_TOKEN_MAX_LENGTH)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"%s\" is no token of a transaction", token),
-				 errdetail("A token has 1 to %d bytes.", COMMIT_TOKEN_MAX_LENGTH),
-				 errhint("Errors with SQLSTATE 08007 tell it; clients choose their own with SET LOCAL quorum.token.")));
+		report_no_token(token);
 }
 
 Datum

@@ -95,9 +95,11 @@ data_verdict(const PaxosChosen *chosen, CertifierVerdict *verdict)
 	verdict->conflict_index = chosen->slot;
 	if (!writeset_peek_header((const char *) value->bytes, value->length, &header))
 		return LOG_VERDICT_REJECTED;
-	entry.proposal = certifier_proposal_token(value->id.origin, value->id.incarnation, value->id.sequence);
 	entry.base = header.base;
-	entry.token = header.token;
+	if ((header.flags & WRITESET_NONCE) != 0)
+		entry.proposal = header.token;
+	else
+		entry.token = header.token;
 	entry.is_fence = (header.flags & WRITESET_FENCE) != 0;
 	entry.key_count = header.key_count;
 	entry.keys = (const uint8 *) header.keys;

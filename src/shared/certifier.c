@@ -66,14 +66,6 @@ key_of_fence(uint64_t token)
 	return mix(token ^ UINT64_C(0xFE4CEDFE4CEDFE4C));
 }
 
-uint64_t
-certifier_proposal_token(uint32_t origin, uint64_t incarnation, uint64_t sequence)
-{
-	uint64_t	token = mix(mix(mix(origin) + incarnation) + sequence);
-
-	return token != 0 ? token : 1;
-}
-
 /* ---- recent indexes ---- */
 
 static size_t

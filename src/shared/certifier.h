@@ -73,7 +73,7 @@ typedef enum CertifierReason
 typedef struct CertifierEntry
 {
 	uint64_t	index;
-	uint64_t	proposal;		/* certifier_proposal_token of its id */
+	uint64_t	proposal;		/* random, names it if its client chose no token; 0: none */
 	uint64_t	base;			/* the lowest of its keys' */
 	uint64_t	token;			/* hash of the client's token, or of what is to be fenced; 0: none */
 	bool		is_fence;		/* it only makes sure that whatever has that token never takes effect */
@@ -91,9 +91,6 @@ typedef struct CertifierVerdict
 /* `memory` holds certifier_memory_size() zeroed bytes, aligned for uint64_t; capacities are powers of two. */
 extern size_t certifier_memory_size(uint32_t key_capacity, uint32_t token_capacity);
 extern void certifier_init(Certifier *certifier, void *memory, uint32_t key_capacity, uint32_t token_capacity);
-
-/* The token of a proposal for which its client chose none. */
-extern uint64_t certifier_proposal_token(uint32_t origin, uint64_t incarnation, uint64_t sequence);
 
 /* Entries come in log order.  With CERTIFIER_APPLY the certifier has taken note of the entry. */
 extern void certify(Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *verdict);

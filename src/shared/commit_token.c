@@ -9,9 +9,9 @@
 
 #include "common/hashfn.h"
 
-#include "shared/certifier.h"
 #include "shared/commit_token.h"
 
+#define NONCE_DIGITS 16
 #define TOKEN_SEED UINT64CONST(0x70CE70CE00000005)
 
 /* Digits without a sign, a leading zero or blanks, so that a number has one text. */
@@ -30,13 +30,23 @@ parse_number(const char **text, char end, uint64 *number)
 	return true;
 }
 
+static bool
+parse_nonce(const char *text, uint64 *nonce)
+{
+	if (strlen(text) != NONCE_DIGITS || strspn(text, "0123456789abcdef") != NONCE_DIGITS)
+		return false;
+	*nonce = strtou64(text, NULL, 16);
+	return true;
+}
+
 bool
 commit_token_parse(const char *text, ProposalToken *token)
 {
 	uint64		origin;
 
 	if (!parse_number(&text, '.', &origin) || origin > PG_UINT32_MAX ||
-		!parse_number(&text, '.', &token->incarnation) || !parse_number(&text, '\0', &token->sequence))
+		!parse_number(&text, '.', &token->incarnation) || !parse_number(&text, '.', &token->sequence) ||
+		!parse_nonce(text, &token->nonce))
 		return false;
 	token->origin = (uint32) origin;
 	return true;
@@ -45,7 +55,8 @@ commit_token_parse(const char *text, ProposalToken *token)
 char *
 commit_token_text(const ProposalToken *token)
 {
-	return psprintf("%u." UINT64_FORMAT "." UINT64_FORMAT, token->origin, token->incarnation, token->sequence);
+	return psprintf("%u." UINT64_FORMAT "." UINT64_FORMAT ".%016" INT64_MODIFIER "x", token->origin, token->incarnation, token->sequence,
+					token->nonce);
 }
 
 uint64
@@ -55,7 +66,7 @@ commit_token_hash(const char *text)
 	uint64		hash;
 
 	if (commit_token_parse(text, &token))
-		return certifier_proposal_token(token.origin, token.incarnation, token.sequence);
+		return token.nonce;
 	hash = hash_bytes_extended((const unsigned char *) text, strlen(text), TOKEN_SEED);
 	return hash != 0 ? hash : 1;
 }

@@ -2,8 +2,8 @@
  * commit_token.h
  *	  Tokens: names of transactions by which quorum.outcome() finds out what became of them.
  *
- * A transaction whose client set quorum.token has that token; any other one has node.incarnation.sequence of its proposal, which only an error 08007
- * tells.  Certification knows tokens by 64-bit hashes.
+ * A transaction whose client set quorum.token has that token; any other one has node.incarnation.sequence of its proposal and a random number, which
+ * only an error 08007 tells: nobody else can have it fenced.  Certification knows tokens by 64-bit hashes.
  */
 #ifndef QUORUM_COMMIT_TOKEN_H
 #define QUORUM_COMMIT_TOKEN_H
@@ -17,6 +17,7 @@ typedef struct ProposalToken
 	uint32		origin;
 	uint64		incarnation;
 	uint64		sequence;
+	uint64		nonce;
 } ProposalToken;
 
 /* Is it the token of a proposal?  Then no client may choose it. */

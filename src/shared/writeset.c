@@ -51,7 +51,7 @@ writeset_peek_header(const char *payload, Size length, WriteSetHeader *header)
 	header->change_count = get_u32(payload + 18);
 	header->key_count = get_u32(payload + 22);
 	header->keys = payload + HEADER_LENGTH;
-	return (header->flags & ~WRITESET_FENCE) == 0 && header->key_count <= (length - HEADER_LENGTH) / CERTIFIER_KEY_BYTES;
+	return (header->flags & ~(WRITESET_FENCE | WRITESET_NONCE)) == 0 && header->key_count <= (length - HEADER_LENGTH) / CERTIFIER_KEY_BYTES;
 }
 
 void
@@ -93,6 +93,14 @@ writeset_finish(StringInfo buffer, uint64 base, uint8 flags, uint64 token, uint3
 	put_u64_at(buffer, 10, token);
 	put_u32_at(buffer, 18, change_count);
 	put_u32_at(buffer, 22, key_count);
+}
+
+void
+writeset_set_nonce(char *payload, uint64 nonce)
+{
+	payload[9] |= WRITESET_NONCE;
+	nonce = pg_hton64(nonce);
+	memcpy(payload + 10, &nonce, sizeof(nonce));
 }
 
 /* ---- writers of control operations ---- */

@@ -25,6 +25,7 @@
 
 #define WRITESET_VERSION 2
 #define WRITESET_FENCE 1			/* flag: nothing is changed; whatever has the token is to take no effect */
+#define WRITESET_NONCE 2			/* flag: its client chose no token, this one is random */
 
 typedef enum WriteSetOperation
 {
@@ -79,6 +80,9 @@ extern void writeset_put_table_rows(StringInfo buffer, uint64 table_id, uint32 c
 extern void writeset_put_table_activate(StringInfo buffer, uint64 table_id, uint64 row_count);
 extern void writeset_put_table_forget(StringInfo buffer, uint64 table_id);
 extern void writeset_put_truncate(StringInfo buffer, uint64 table_id, bool restarts_identity);
+
+/* For a finished one without a token: a random one.  Who does not know it cannot have it fenced. */
+extern void writeset_set_nonce(char *payload, uint64 nonce);
 
 /* Reader. */
 typedef struct WriteSetReader

@@ -50,7 +50,7 @@ $cluster->wait_applied;
 	$session->send('COMMIT');
 	is($session->outcome, '08007', 'deadlock after the grant: the outcome is unknown');
 	like($session->error, qr/deadlock detected/, 'it says what happened');
-	like($session->error, qr/Transaction token: \d+\.\d+\.\d+/, 'and names the transaction');
+	like($session->error, qr/Transaction token: \d+\.\d+\.\d+\.[0-9a-f]{16}/, 'and names the transaction');
 	is($blocker->outcome, '00000', 'the other one goes on');
 	$_->finish foreach $session, $blocker;
 	QuorumCluster::wait_until('the entry to be applied', sub { $leader->sql('SELECT count(*) FROM t WHERE id = 1') eq '1' });
