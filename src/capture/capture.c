@@ -5,12 +5,7 @@
  * Process: client backend.  Must never lose a change: what the server counts as written to a replicated table and what was
  * captured are compared before a commit.
  *
- * Order.  AFTER ROW triggers fire when a statement ends, so a statement that runs within another one (in a trigger or a function) is
- * captured before what is left of the outer one, whether its changes came before or after those.  Neither the order of capture nor
- * the command ids tell (an outer statement keeps its command id while inner ones go by).  What tells: when an inner statement has been
- * captured, the rows that the server has counted and that are not captured yet belong to outer statements, and were changed before
- * it.  Hence each change keeps that number, and its place in the write set is the first free one that leaves so many free places
- * before it.
+ * Order: see change_order.h.
  *
  * Insertions that the server takes back (ON CONFLICT that met a concurrent insertion) stay counted, as inserted and deleted.  They are found when
  * a statement ends that no other changing statement surrounds, because nothing can be uncaptured then.  Only if such a statement contained inner
@@ -39,7 +34,9 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "capture/certified_keys.h"
+#include "capture/change_order.h"
 #include "capture/row_keys.h"
+#include "capture/truncated_tables.h"
 #include "capture/written_tables.h"
 #include "config.h"
 #include "shared/commit_token.h"
@@ -97,14 +94,7 @@ static WriteSet write_set;
 static int	changing_statements = 0;
 
 /* Of the TRUNCATE that is being executed. */
-typedef struct TruncatedTable
-{
-	Oid			relid;
-	Oid			file_number;	/* before the truncation, which gives it a new one */
-} TruncatedTable;
-
 static bool truncate_restarts_identity = false;
-static List *truncated_tables = NIL;	/* in TopTransactionContext */
 
 static ExecutorRun_hook_type previous_executor_run = NULL;
 static ExecutorFinish_hook_type previous_executor_finish = NULL;
@@ -143,7 +133,7 @@ void
 capture_reset(void)
 {
 	memset(&write_set, 0, sizeof(write_set));	/* its memory goes with the transaction */
-	truncated_tables = NIL;
+	truncated_tables_set(NIL);
 	certified_keys_reset();
 }
 
@@ -299,27 +289,6 @@ id_of_table(Relation relation)
 	return table->table_id;
 }
 
-/*
- * TRUNCATE is captured before the table's own BEFORE TRUNCATE triggers run.  What these put into a table that is about to be truncated would be
- * gone here, and there on the other nodes.
- */
-static void
-check_order_of_truncate(Relation relation)
-{
-	ListCell   *cell;
-
-	foreach(cell, truncated_tables)
-	{
-		const TruncatedTable *table = lfirst(cell);
-
-		if (table->relid == RelationGetRelid(relation) && table->file_number == relation->rd_rel->relfilenode)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("replicated table \"%s\" cannot be changed while it is being truncated", RelationGetRelationName(relation)),
-					 errhint("Let an AFTER TRUNCATE trigger do that.")));
-	}
-}
-
 static void
 capture_row(const TriggerData *trigger)
 {
@@ -330,7 +299,7 @@ capture_row(const TriggerData *trigger)
 
 	begin_write_set();
 	mark_savepoint();
-	check_order_of_truncate(relation);
+	truncated_tables_check(relation);
 	certified_keys_note_table(RelationGetRelid(relation));	/* who writes without a plan, as logical replication does */
 	offset = data->len;
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
@@ -378,18 +347,6 @@ quorum_capture_trigger(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-static void
-note_truncated_table(Relation relation)
-{
-	MemoryContext old_context = MemoryContextSwitchTo(TopTransactionContext);
-	TruncatedTable *table = palloc(sizeof(TruncatedTable));
-
-	table->relid = RelationGetRelid(relation);
-	table->file_number = relation->rd_rel->relfilenode;
-	truncated_tables = lappend(truncated_tables, table);
-	MemoryContextSwitchTo(old_context);
-}
-
 /* The lock of the table that TRUNCATE has is found when the keys are encoded. */
 static void
 capture_truncate(Relation relation)
@@ -402,7 +359,7 @@ capture_truncate(Relation relation)
 	offset = write_set.data.len;
 	writeset_put_truncate(&write_set.data, table_id, truncate_restarts_identity);
 	add_change(offset, 0);
-	note_truncated_table(relation);
+	truncated_tables_note(relation);
 	if (GetCurrentTransactionNestLevel() > 1)
 		write_set.counts_are_known = false;
 }
@@ -587,7 +544,7 @@ run_truncate(PlannedStmt *statement, const char *query_string, bool read_only_tr
 {
 	RowCounts	counted = write_set.begun ? written_row_counts() : (RowCounts) {0, 0, 0};
 	bool		outer_restarts_identity = truncate_restarts_identity;
-	List	   *outer_tables = truncated_tables;
+	List	   *outer_tables = truncated_tables_get();
 
 	truncate_restarts_identity = castNode(TruncateStmt, statement->utilityStmt)->restart_seqs;
 	PG_TRY();
@@ -597,7 +554,7 @@ run_truncate(PlannedStmt *statement, const char *query_string, bool read_only_tr
 	PG_FINALLY();
 	{
 		truncate_restarts_identity = outer_restarts_identity;
-		truncated_tables = outer_tables;
+		truncated_tables_set(outer_tables);
 	}
 	PG_END_TRY();
 	if (write_set.begun)
@@ -647,50 +604,12 @@ check_completeness(void)
 				 errhint("Retry the transaction; use TRUNCATE outside of savepoints.")));
 }
 
-/*
- * Free places are counted in a Fenwick tree, 1-based: tree[i] is the number of free places in (i - lowbit(i), i].  Returns the place, 0-based,
- * that has `places_before` free ones before it, and takes it.
- */
 static uint32
-take_place(uint32 *tree, uint32 size, uint32 top_bit, uint32 places_before)
+places_before_change(uint32 number)
 {
-	uint32		place = 0;
+	uint32		places = write_set.changes[number].places_before;
 
-	for (uint32 step = top_bit; step > 0; step >>= 1)
-		if (place + step <= size && tree[place + step] <= places_before)
-		{
-			place += step;
-			places_before -= tree[place];
-		}
-	for (uint32 i = place + 1; i <= size; i += i & -i)
-		tree[i]--;
-	return place;
-}
-
-/* See the head of this file.  The result holds indexes of changes. */
-static uint32 *
-order_of_changes(void)
-{
-	uint32		size = write_set.change_count;
-	uint32	   *tree = palloc_extended((Size) (size + 1) * sizeof(uint32), MCXT_ALLOC_HUGE);
-	uint32	   *order = palloc_extended((Size) size * sizeof(uint32), MCXT_ALLOC_HUGE);
-	uint32		top_bit = 1;
-
-	while (top_bit <= size / 2)
-		top_bit *= 2;
-	for (uint32 i = 1; i <= size; i++)
-		tree[i] = i & -i;
-	for (uint32 i = 0; i < size; i++)
-	{
-		uint32		places_before = write_set.changes[i].places_before;
-		uint32		free_places = size - i;
-
-		if (places_before == STATEMENT_OPEN)
-			places_before = 0;
-		order[take_place(tree, size, top_bit, Min(places_before, free_places - 1))] = i;
-	}
-	pfree(tree);
-	return order;
+	return places == STATEMENT_OPEN ? 0 : places;
 }
 
 static uint32
@@ -721,7 +640,7 @@ capture_encode(StringInfo payload)
 	key_count = certified_keys_encode(payload, &base);
 	if (is_out_of_order(0))
 	{
-		uint32	   *order = order_of_changes();
+		uint32	   *order = order_by_places(write_set.change_count, places_before_change);
 
 		for (uint32 i = 0; i < write_set.change_count; i++)
 		{
