@@ -83,8 +83,7 @@ swallow_cancel(void)
 /*
  * The lock watcher may have signalled this backend when its transaction was ending anyhow, with another error or without one.  The server
  * remembers such a conflict beyond the transaction, in a variable of its own, and would terminate the session for it as soon as it is idle.  No signal for
- * this transaction can come any more: it has left the array of processes. Three times, as two
- * timeouts that are noted as well are raised first.
+ * this transaction can come any more: it has left the array of processes.  Three times, as two timeouts that are noted as well are raised first.
  */
 void
 doom_forget(void)

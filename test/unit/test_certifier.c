@@ -90,16 +90,16 @@ memory_end(Memory *memory)
 /* Rows: what is requested; columns: what an earlier entry holds.  The first four are table 13.3 of the documentation. */
 static const char *const conflicts[CERTIFIER_MODE_COUNT] = {
 	/*						 KS S NU U  RS RX S X  R TR */
-	[CERTIFIER_KEY_SHARE] = "...X" "...." "..",
-	[CERTIFIER_SHARE] = "..XX" "...." "..",
-	[CERTIFIER_NO_KEY_UPDATE] = ".XXX" "...." "..",
-	[CERTIFIER_UPDATE] = "XXXX" "...." "..",
-	[CERTIFIER_TABLE_ROW_SHARE] = "...." "...X" "..",
-	[CERTIFIER_TABLE_ROW_EXCLUSIVE] = "...." "..XX" "..",
-	[CERTIFIER_TABLE_SHARE] = "...." ".X.X" "..",
-	[CERTIFIER_TABLE_EXCLUSIVE] = "...." "XXXX" "..",
-	[CERTIFIER_READ] = "..XX" "...." "..",
-	[CERTIFIER_TABLE_READ] = "...." ".X.X" "..",
+	[CERTIFIER_KEY_SHARE] = "...#" "...." "..",
+	[CERTIFIER_SHARE] = "..##" "...." "..",
+	[CERTIFIER_NO_KEY_UPDATE] = ".###" "...." "..",
+	[CERTIFIER_UPDATE] = "####" "...." "..",
+	[CERTIFIER_TABLE_ROW_SHARE] = "...." "...#" "..",
+	[CERTIFIER_TABLE_ROW_EXCLUSIVE] = "...." "..##" "..",
+	[CERTIFIER_TABLE_SHARE] = "...." ".#.#" "..",
+	[CERTIFIER_TABLE_EXCLUSIVE] = "...." "####" "..",
+	[CERTIFIER_READ] = "..##" "...." "..",
+	[CERTIFIER_TABLE_READ] = "...." ".#.#" "..",
 };
 
 typedef struct Put
@@ -147,7 +147,7 @@ conflict_by_definition(const Put *puts, uint32_t first, uint32_t count, const Te
 {
 	for (uint32_t put = count; put > first; put--)
 		if (puts[put - 1].hash == key->hash && puts[put - 1].index > base + key->base_offset &&
-			conflicts[key->mode][puts[put - 1].mode] == 'X')
+			conflicts[key->mode][puts[put - 1].mode] == '#')
 			return puts[put - 1].index;
 	return 0;
 }
@@ -435,7 +435,7 @@ of_each_two_modes_the_right_ones_conflict(void)
 			start_anew(8, 8);
 			(void) certify_key(1, 0, 42, (CertifierMode) held);
 			unseen = certify_key(2, 0, 42, (CertifierMode) requested);
-			right = right && unseen.reason == (conflicts[requested][held] == 'X' ? CERTIFIER_CONFLICT : CERTIFIER_APPLY);
+			right = right && unseen.reason == (conflicts[requested][held] == '#' ? CERTIFIER_CONFLICT : CERTIFIER_APPLY);
 			start_anew(8, 8);
 			(void) certify_key(1, 0, 42, (CertifierMode) held);
 			seen = certify_key(2, 1, 42, (CertifierMode) requested);
