@@ -25,6 +25,7 @@
 #include "nodes/execnodes.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/plannodes.h"
+#include "parser/analyze.h"
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -39,6 +40,7 @@
 
 static ExecutorStart_hook_type previous_executor_start = NULL;
 static ProcessUtility_hook_type previous_process_utility = NULL;
+static post_parse_analyze_hook_type previous_post_parse_analyze = NULL;
 
 /* The functions of the node types that are wrapped here; the same for all nodes of a type. */
 static ExecProcNodeMtd exec_lock_rows = NULL;
@@ -311,6 +313,36 @@ executor_start(QueryDesc *query, int flags)
 		note_query(query);
 }
 
+/* ---- statements that are only parsed ---- */
+
+static bool
+note_parsed_tables(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *entry = (RangeTblEntry *) node;
+
+		if (entry->rtekind == RTE_RELATION && active_table(entry->relid) != NULL)
+			certified_keys_note_table(entry->relid);
+		return false;
+	}
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, note_parsed_tables, context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, note_parsed_tables, context);
+}
+
+/* It may never be run, but its tables stay locked until the end of the transaction. */
+static void
+post_parse_analyze(ParseState *state, Query *query, JumbleState *jumble)
+{
+	if (previous_post_parse_analyze)
+		previous_post_parse_analyze(state, query, jumble);
+	if (!am_apply_worker && IsTransactionBlock() && in_quorum_database())
+		(void) note_parsed_tables((Node *) query, NULL);
+}
+
 /* ---- other statements ---- */
 
 /* COPY of a table reads it without a plan. */
@@ -367,4 +399,6 @@ row_locks_init(void)
 	ExecutorStart_hook = executor_start;
 	previous_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	previous_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = post_parse_analyze;
 }

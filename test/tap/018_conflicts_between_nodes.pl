@@ -194,6 +194,8 @@ check('an insertion and TRUNCATE', 'INSERT INTO t VALUES (20, 1, 20)', 'TRUNCATE
 check('TRUNCATE of one table, insertion into another', 'TRUNCATE t', q{INSERT INTO words VALUES (2, 'two', 2, 2)}, 'both', tables => [ 't', 'words' ]);
 check('TRUNCATE and a reader of the table that writes another', 'TRUNCATE t', q{SELECT count(*) FROM t; INSERT INTO words VALUES (2, 'two', 2, 2)},
 	'Table "t" was changed or locked as a whole', tables => [ 't', 'words' ]);
+check('TRUNCATE and one who only parsed a statement of the table', 'TRUNCATE t', "SELECT count(*) FROM t \\gdesc\nINSERT INTO words VALUES (2, 'two', 2, 2)",
+	'Table "t" was changed or locked as a whole', tables => [ 't', 'words' ]);
 check('TRUNCATE of parent and child', 'TRUNCATE parent, child', 'INSERT INTO child VALUES (2, 5)', 'as a whole', %$family);
 check('LOCK TABLE and an update', 'LOCK TABLE t IN EXCLUSIVE MODE; UPDATE t SET v = 1 WHERE id = 3', 'UPDATE t SET v = 2 WHERE id = 4', 'as a whole',
 	applied => 'both');
