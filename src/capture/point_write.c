@@ -7,7 +7,8 @@
  * rest of its condition is false), nothing would be certified: then the barrier comes after the statement, and the row is looked for
  * once more.  Still none: so it was when the barrier was passed, which is after the statement began.  One: 40001.
  *
- * This halves what a write by key costs: one round to the quorum instead of two.
+ * This halves what a write by key costs: one round to the quorum instead of two.  A node that knows of entries which it has not applied yet waits
+ * as for other statements, so that few transactions are rejected for what they could have seen (read_barrier.c).
  *
  * Must never take a statement for such a one that reads anything else, in a subquery, trigger or function.  Nor one within a savepoint: that
  * may be rolled back, and what certifies the row with it, though the client has seen that there was one (read_barrier.c sees to it).

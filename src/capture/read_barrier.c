@@ -35,7 +35,9 @@
 #include "capture/written_tables.h"
 #include "config.h"
 #include "shared/position.h"
+#include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
+#include "shared/shmem.h"
 
 static ExecutorStart_hook_type previous_start_hook = NULL;
 static ExecutorRun_hook_type previous_run_hook = NULL;
@@ -187,6 +189,16 @@ transaction_barrier(void)
 		covered_transaction = MyProc->lxid;
 }
 
+/*
+ * A node that lags visibly waits all the same: else a client that changes on it what another has just changed elsewhere, one after the
+ * other, would get a needless 40001.
+ */
+static bool
+may_write_unchecked(void)
+{
+	return !IsolationUsesXactSnapshot() && !IsSubTransaction() && !shmem_lags_visibly(turn_applied_index());
+}
+
 /* ---- hooks ---- */
 
 static void
@@ -197,7 +209,7 @@ barrier_start(QueryDesc *query, int flags)
 	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && may_need_barrier())
 		scope = query_read_scope(query);
 	if (nesting_level == 0)
-		unchecked_query = scope == READS_WRITTEN_ROW && !IsolationUsesXactSnapshot() && !IsSubTransaction() ? query : NULL;
+		unchecked_query = scope == READS_WRITTEN_ROW && may_write_unchecked() ? query : NULL;
 	if (scope != READS_NOTHING && unchecked_query != query)
 		query_barrier(query);
 	if (previous_start_hook)

@@ -109,7 +109,10 @@ append_record(const PaxosRecord *record)
 
 	worker.last_record = record->number;
 	if (record->type == PAXOS_RECORD_ACCEPTED)
+	{
 		delivery_note_place(record->slot, place);
+		pg_atomic_write_u64(&QuorumShmem->accepted_index, Max(pg_atomic_read_u64(&QuorumShmem->accepted_index), record->slot));
+	}
 	if (record->type != PAXOS_RECORD_CHOSEN)
 		worker.must_sync = true;
 }

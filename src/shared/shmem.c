@@ -47,6 +47,7 @@ shmem_startup(void)
 		memset(QuorumShmem, 0, sizeof(QuorumShared));
 		QuorumShmem->lock = &(GetNamedLWLockTranche("pg_quorum"))->lock;
 		pg_atomic_init_u64(&QuorumShmem->chosen_index, 0);
+		pg_atomic_init_u64(&QuorumShmem->accepted_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
 		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
@@ -92,6 +93,15 @@ shmem_set_last_error(const char *message)
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	strlcpy(QuorumShmem->last_error, message ? message : "", sizeof(QuorumShmem->last_error));
 	LWLockRelease(QuorumShmem->lock);
+}
+
+/* What is acknowledged is chosen; a leader knows that first, the others have accepted it, most of the time. */
+bool
+shmem_lags_visibly(uint64 applied_index)
+{
+	bool		leads = *(volatile NodeRole *) &QuorumShmem->status.role == NODE_LEADER;
+
+	return applied_index < pg_atomic_read_u64(leads ? &QuorumShmem->chosen_index : &QuorumShmem->accepted_index);
 }
 
 void

@@ -122,6 +122,7 @@ typedef struct QuorumShared
 	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
 	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
+	pg_atomic_uint64 accepted_index;	/* highest that this node has accepted; a hint.  Consensus worker writes */
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
@@ -143,6 +144,9 @@ extern void shmem_wake_watcher(void);
 
 /* The one place where a worker's trouble becomes visible in quorum.status.  NULL clears it. */
 extern void shmem_set_last_error(const char *message);
+
+/* A hint, without a lock: does this node know of an entry that it has not applied, and that may have been acknowledged elsewhere? */
+extern bool shmem_lags_visibly(uint64 applied_index);
 
 /* Copies for readers; they take the lock shortly. */
 extern void shmem_get_status(NodeStatus *status);
