@@ -350,6 +350,9 @@ void
 table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
 					  bool is_origin, uint32 origin_node)
 {
+	/* Rows that a power cut takes come back from the journal unnoticed; a table that is not there for a while would be noticed. */
+	if (operation != WRITESET_TABLE_ROWS)
+		ForceSyncCommit();
 	switch (operation)
 	{
 		case WRITESET_TABLE_CREATE:
