@@ -46,6 +46,21 @@ my %counters = ($cluster->nodes)[0]->{power_loss}->counters;
 cmp_ok($counters{syncs}, '>', 100, 'the syncs of the first node were watched');
 note(join(', ', map { "$_ $counters{$_}" } sort keys %counters));
 
+# ---- a_new_table_is_durable_at_once_on_each_node, not only when the log is applied again; on the node that starts here nothing applies it
+{
+	my ($follower) = $cluster->followers;
+	$cluster->wait_for_leader->sql(q{CREATE TABLE fresh (id int PRIMARY KEY); SELECT quorum.replicate('fresh')});
+	$cluster->wait_applied;
+	$cluster->power_cut([$follower], keep => 'none');
+	$follower->append_conf('postgresql.conf', "quorum.database = 'template1'\n");
+	$follower->start;
+	is($follower->sql(q{SELECT to_regclass('fresh') IS NOT NULL}), 't', 'a table that was replicated is there after a power cut');
+	$follower->append_conf('postgresql.conf', "quorum.database = 'postgres'\n");
+	$follower->restart;
+	$cluster->wait_for_leader;
+	$cluster->wait_applied;
+}
+
 # ---- large_transactions_survive_power_cuts: half a megabyte each, so that segments of the journal are made, filled and left all the time
 
 # Inserts one row after the other, and prints the number of each one that was acknowledged.
