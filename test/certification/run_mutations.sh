@@ -53,14 +53,14 @@ run_cases()
 	local tree=$1 cases=$2 mode=$3 server=$1/server
 	cp -rl "$work/server" "$server"
 	cp --remove-destination "$tree/pg_quorum.so" "$server$(pg_config_of_original --pkglibdir)/pg_quorum.so"
-	PG_CONFIG="$server$(pg_config_of_original --bindir)/pg_config" CASES="$cases" MODE="$mode" PROVE_FLAGS=-v \
+	PG_CONFIG="$server$(pg_config_of_original --bindir)/pg_config" CASES="$cases" MODE="$mode" STOP_AT_FAILURE=1 PROVE_FLAGS=-v \
 		timeout --kill-after=20 120 "$tree/tools/check-tap" "$case_test" >"$tree/run.log" 2>&1
 }
 
 # Did a test with a name that the cases match fail?  That a cluster did not start is no finding.
 case_failed()
 {
-	CASES=$2 perl -ne '$found = 1 if /^not ok \d+ - (.*?)(?: \((?:certified|applied)\))?(?:: .*)?$/ && $1 =~ /$ENV{CASES}/; END { exit !$found }' "$1"
+	CASES=$2 perl -ne '$found = 1 if /^(?:not ok \d+ - |#\s+Failed test .)(.*?)(?: \((?:certified|applied)\))?(?:: .*)?(?:\x27)?$/ && $1 =~ /$ENV{CASES}/; END { exit !$found }' "$1"
 }
 
 # ---- one mutation ----
