@@ -9,7 +9,7 @@
  *	 1. Whatever can still fail is checked before proposing: the serializable check here, NOTIFY's queue space.
  *	 2. Interrupts are held from queueing to the end of the commit; cancel and terminate are polled for while waiting.
  *	 3. Once PROPOSED the only ways out are the grant, a rejection from the log, and giving up with 08007.
- *	 4. An error while the slot is held, whoever raises it, leaves it ABANDONED: the apply worker performs the entry.  Such an error says
+ *	 4. An error while the slot is held, whoever raises it, gives it up: the apply worker performs the entry.  Such an error says
  *		08007, never what class it had: the client must not take it for "not committed".
  *
  * Locks: none held while waiting but those of the transaction.

@@ -137,7 +137,6 @@ extern void proposal_payload_done(int slot);	/* … here: the core has its copy 
 extern void proposal_put_back(int slot);		/* the core had no room: QUEUED again, as the oldest */
 extern void proposal_refuse_taken(int slot);	/* it cannot be proposed by this node: REFUSED */
 extern uint64 proposal_next_sequence(void);		/* for the worker's own configuration entries */
-extern void proposal_mark_proposed(int slot);	/* frees the payload's memory: the core has its copy */
 extern void proposal_refuse_queued(int older_than_ms);	/* all QUEUED ones that wait for longer */
 
 /*

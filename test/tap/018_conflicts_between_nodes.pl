@@ -52,19 +52,6 @@ sub reset_tables
 	return;
 }
 
-# The apply worker of a node stands still, as on a machine that is slow just now.
-sub without_apply
-{
-	my ($node, $code) = @_;
-	my $pid = $node->worker_pid('apply');
-	kill('STOP', $pid);
-	eval { $code->(); };
-	my $error = $@;
-	kill('CONT', $pid);
-	die $error if $error;
-	return;
-}
-
 sub race
 {
 	my ($winner_sql, $loser_sql, $mode, $begin) = @_;
@@ -86,7 +73,7 @@ sub race
 	$_->run($begin) foreach $winner, $loser;
 	$loser->run($loser_sql);
 	$winner->run($winner_sql);
-	$mode eq 'applied' ? $commit_both->() : without_apply($second, $commit_both);
+	$mode eq 'applied' ? $commit_both->() : $second->without_apply($commit_both);
 	my $sqlstate = $loser->outcome;
 	my $error = $loser->error;
 	$_->finish foreach $winner, $loser;

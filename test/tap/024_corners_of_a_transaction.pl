@@ -20,22 +20,10 @@ $first->sql("SELECT quorum.replicate('$_')") foreach qw(t numbered);
 $first->sql('INSERT INTO t SELECT i, 0 FROM generate_series(1, 9) AS i; INSERT INTO numbered (v) VALUES (1), (2), (3)');
 $cluster->wait_applied;
 
-sub without_apply
-{
-	my ($node, $code) = @_;
-	my $pid = $node->worker_pid('apply');
-	kill('STOP', $pid);
-	eval { $code->(); };
-	my $error = $@;
-	kill('CONT', $pid);
-	die $error if $error;
-	return;
-}
-
 # ---- a write by key in a savepoint: what it saw would not be certified if the savepoint were rolled back
 {
 	my $session = WaitingSession->new($second);
-	without_apply($second, sub {
+	$second->without_apply(sub {
 		$first->sql('DELETE FROM t WHERE id = 5');
 		$session->run('BEGIN; SAVEPOINT s');
 		$session->send("UPDATE t SET v = 1 WHERE id = 5;\n\\echo rows :ROW_COUNT");
@@ -66,7 +54,7 @@ sub without_apply
 sub loses_to
 {
 	my ($name, $session, $winner_sql) = @_;
-	without_apply($second, sub {
+	$second->without_apply(sub {
 		$first->sql($winner_sql);
 		my $won_at = $first->status('chosen_index');
 		$session->send('COMMIT');
@@ -111,7 +99,7 @@ foreach my $statement ('UPDATE t SET v = 6 WHERE id = 4 AND v = 0', 'DELETE FROM
 	$session->run('BEGIN; UPDATE t SET v = 1 WHERE id = 7; DO $$ BEGIN FOR i IN 1 .. 4 LOOP PERFORM 1 FROM many FOR UPDATE; END LOOP; END $$');
 	cmp_ok($session->run(q{SELECT total_bytes FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'}), '<', 16 * 1024 * 1024,
 		'the memory that locked rows take is bounded');
-	without_apply($second, sub {
+	$second->without_apply(sub {
 		$first->sql('DELETE FROM many WHERE id = 1');
 		my $won_at = $first->status('chosen_index');
 		$session->send('COMMIT');

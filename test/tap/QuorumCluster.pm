@@ -252,6 +252,19 @@ sub sigcont
 	return;
 }
 
+# $node->without_apply(sub { ... }): meanwhile its apply worker stands still, as on a machine that is slow just now.
+sub without_apply
+{
+	my ($self, $code) = @_;
+	my $pid = $self->worker_pid('apply');
+	kill('STOP', $pid);
+	eval { $code->(); };
+	my $error = $@;
+	kill('CONT', $pid);
+	die $error if $error;
+	return;
+}
+
 sub is_running { my ($self) = @_; return defined $self->{_pid}; }
 
 # Does it run, and not stand still?
