@@ -77,6 +77,7 @@ _PG_init(void)
 	row_locks_init();
 	doom_message_init();
 	guard_init();
+	maintenance_scope_init();
 	read_barrier_init();
 	commit_gate_init();
 

@@ -24,7 +24,6 @@
 #include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/array.h"
-#include "utils/backend_status.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -32,27 +31,9 @@
 #include "apply/apply.h"
 #include "config.h"
 #include "shared/chosen_log.h"
+#include "shared/maintenance.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
-
-/* What VACUUM FULL, CLUSTER, REINDEX or CREATE INDEX is at would have to be begun anew: it delays this node, visibly, and no other. */
-static bool
-is_maintenance(int pid)
-{
-	bool		is_it = false;
-	int			count = pgstat_fetch_stat_numbackends();
-
-	for (int i = 1; i <= count; i++)
-	{
-		PgBackendStatus *status = &pgstat_fetch_stat_local_beentry(i)->backendStatus;
-
-		if (status->st_procpid == pid)
-			is_it = status->st_progress_command == PROGRESS_COMMAND_CLUSTER ||
-				status->st_progress_command == PROGRESS_COMMAND_CREATE_INDEX;
-	}
-	pgstat_clear_backend_activity_snapshot();
-	return is_it;
-}
 
 /* For the message; the entry is the one that is being applied, or one of those after it that are applied together with it. */
 static void
@@ -79,12 +60,12 @@ abort_blocker(int pid)
 
 	if (proc == NULL)
 		return;
-	if (is_maintenance(pid))
+	GET_VXID_FROM_PGPROC(vxid, *proc);
+	if (maintenance_is_under_way(vxid.backendId))
 	{
 		QuorumShmem->apply_waits_for_pid = pid;
 		return;
 	}
-	GET_VXID_FROM_PGPROC(vxid, *proc);
 	describe_doom(&doomed, vxid.localTransactionId);
 	if (!VirtualTransactionIdIsValid(vxid) || !proposal_doom(pid, vxid.backendId, &doomed))
 		return;

@@ -40,6 +40,9 @@ extern void doom_forget(void);	/* at the end of each transaction, once it is ove
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);
 
+/* capture/maintenance_scope.c: CREATE INDEX and its like are not aborted but waited for; call in _PG_init. */
+extern void maintenance_scope_init(void);
+
 /* capture/read_barrier.c: linearizable reads; call in _PG_init. */
 extern void read_barrier_init(void);
 

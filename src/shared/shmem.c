@@ -11,6 +11,7 @@
 #include "storage/shmem.h"
 
 #include "config.h"
+#include "shared/maintenance.h"
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
 #include "shared/shmem.h"
@@ -23,6 +24,7 @@ shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(sizeof(QuorumShared)));
 	RequestAddinShmemSpace(proposal_queue_shmem_size());
 	RequestAddinShmemSpace(read_round_shmem_size());
+	RequestAddinShmemSpace(maintenance_shmem_size());
 	RequestNamedLWLockTranche("pg_quorum", 1);
 }
 
@@ -56,6 +58,7 @@ shmem_startup(void)
 	}
 	proposal_queue_shmem_startup();
 	read_round_shmem_startup();
+	maintenance_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 

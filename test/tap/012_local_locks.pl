@@ -82,6 +82,9 @@ stands_in_the_way(
 {
 	$follower->sql(q{CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.04); RETURN $1; END'});
 	my $session = WaitingSession->new($follower);
+	# It is still at it when it reports no progress any more and only has to commit.
+	$follower->sql(q{CREATE FUNCTION linger() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); END'});
+	$follower->sql('CREATE EVENT TRIGGER linger ON ddl_command_end EXECUTE FUNCTION linger()');
 	$session->send('CREATE INDEX slow ON t (slow(id))');
 	QuorumCluster::wait_until('the index to be built', sub {
 		return $follower->sql(q{SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'building%'}) > 0;
@@ -93,6 +96,7 @@ stands_in_the_way(
 	pass('the node says what it waits for');
 	is($session->outcome, '00000', 'the index is built, though the log waits for it') or diag($session->error);
 	$session->finish;
+	$follower->sql('DROP EVENT TRIGGER linger');
 	$cluster->wait_applied;
 	is($follower->sql(q{SELECT v FROM t WHERE id = 40}), 'meanwhile', 'and then the node catches up');
 	is($follower->status('last_error') // '', '', 'and says nothing any more');
