@@ -87,9 +87,9 @@ CREATE FUNCTION quorum.capture_truncate() RETURNS trigger
 COMMENT ON FUNCTION quorum.capture_truncate() IS 'internal: statement trigger of replicated tables, puts TRUNCATE into the transaction''s write set';
 
 CREATE PROCEDURE quorum.peer_stream(protocol_version int, cluster_id text, from_node_id int, from_node_name text,
-									to_node_id int, incarnation text)
+									to_node_id int, incarnation text, journal text)
 	AS 'MODULE_PATHNAME', 'quorum_peer_stream' LANGUAGE C;
-COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text)
+COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text)
 	IS 'internal: another node calls it and keeps the connection as a stream of consensus messages';
 
 CREATE FUNCTION quorum.instance_id() RETURNS text
@@ -483,6 +483,6 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
-GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text) TO quorum_peer;
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id()
 	TO quorum_peer;

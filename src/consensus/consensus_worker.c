@@ -176,8 +176,11 @@ on_frame(void *context, uint32 node_id, const uint8 *frame, size_t length)
 {
 	PaxosEvent	event;
 	const char *why = NULL;
-	const PaxosMessage *message = paxos_message_decode(worker.core, frame, length, &why);
+	const PaxosMessage *message;
 
+	if (!worker.started)
+		return;
+	message = paxos_message_decode(worker.core, frame, length, &why);
 	if (message == NULL)
 	{
 		transport_reject(node_id, why);
@@ -192,11 +195,22 @@ on_frame(void *context, uint32 node_id, const uint8 *frame, size_t length)
 static void
 on_link(void *context, uint32 node_id, bool up)
 {
-	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
+	PaxosEvent	event;
 
+	if (up)
+		memory_let_in(node_id);
+	if (!worker.started)
+		return;
+	event = make_event(PAXOS_EVENT_LINK);
 	event.peer_id = node_id;
 	event.link_up = up;
 	step(&event);
+}
+
+static void
+on_refused(void *context, uint32 node_id, const char *why)
+{
+	memory_refused(node_id, why);
 }
 
 /* ---- what the backends queue ---- */
@@ -315,6 +329,7 @@ sync_journal(void)
 	worker.journal_syncs++;
 	event = make_event(PAXOS_EVENT_PERSISTED);
 	event.persisted_record = worker.last_record;
+	event.durable_position = journal_durable_position(worker.journal);
 	step(&event);
 }
 
@@ -404,6 +419,7 @@ one_turn(void)
 
 	(void) transport_wait(time_to_deadline_ms());
 	CHECK_FOR_INTERRUPTS();
+	memory_check();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -423,6 +439,8 @@ one_turn(void)
 	read_round_note_quorum(status.has_quorum);
 	take_proposals(&status, may_write);
 	begin_read_round();
+	memory_note_peers(&status);
+	memory_write_note();
 	flush();
 	sync_journal();
 	flush();
@@ -517,6 +535,7 @@ recover(const IdentityFile *identity)
 				 errhint("Restore neither of them from elsewhere; let the node join as a new one.")));
 	if (worker.config.member_count == 0)
 		bootstrap(identity);
+	memory_restore();
 	worker.restoring = false;
 }
 
@@ -532,9 +551,8 @@ publish_identity(const IdentityFile *identity)
 	LWLockRelease(QuorumShmem->lock);
 }
 
-/* Wakes with the latch, or now and then, until there is something new to look at. */
-static void
-wait_a_moment(void)
+void
+worker_wait_a_moment(void)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOMENT_MS, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
@@ -552,7 +570,7 @@ check_nothing_forgotten(void)
 	uint64		applied_index;
 
 	while (!turn_is_initialised())
-		wait_a_moment();
+		worker_wait_a_moment();
 	paxos_status(worker.core, worker_now_ms(), &status);
 	applied_index = turn_applied_index();
 	if (applied_index <= status.accepted_slot)
@@ -565,13 +583,31 @@ check_nothing_forgotten(void)
 					   (unsigned long long) applied_index, (unsigned long long) status.accepted_slot),
 			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Replace this node by a new one.")));
 	for (;;)
-		wait_a_moment();
+		worker_wait_a_moment();
+}
+
+static void
+open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks)
+{
+	TransportIdentity self = {
+		.cluster_id = identity->cluster_id,
+		.node_id = identity->node_id,
+		.incarnation = worker.incarnation,
+		.journal_incarnation = worker.journal_identity.journal_incarnation,
+		.recovered_position = journal_recovered_position(worker.journal)
+	};
+
+	strlcpy(self.node_name, identity->node_name, NAMEDATALEN);
+	if (!pg_strong_random(&self.start_nonce, sizeof(self.start_nonce)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random number")));
+	transport_init(&self, callbacks);
+	members_connect_peers();
 }
 
 static void
 start(void)
 {
-	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link};
+	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link, .refused = on_refused};
 	IdentityFile identity;
 	PaxosEffects effects;
 
@@ -583,10 +619,10 @@ start(void)
 	publish_identity(&identity);
 	shmem_wake_apply();
 	check_nothing_forgotten();
-	transport_init(identity.cluster_id, identity.node_id, identity.node_name, worker.incarnation, &callbacks);
+	open_transport(&identity, &callbacks);
+	memory_await_confirmation();
 
-	members_connect_peers();
-
+	worker.started = true;
 	paxos_set_incarnation(worker.core, worker.incarnation);
 	paxos_start(worker.core, worker_now_ms(), pg_prng_uint64(&pg_global_prng_state), &effects);
 	carry_out(&effects);
@@ -640,6 +676,6 @@ quorum_consensus_worker_main(Datum argument)
 	LWLockRelease(QuorumShmem->lock);
 
 	while (!identity_exists())
-		wait_a_moment();
+		worker_wait_a_moment();
 	run();
 }

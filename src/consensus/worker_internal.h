@@ -1,6 +1,6 @@
 /*
  * worker_internal.h
- *	  What the files of the consensus worker share: consensus_worker.c (life and loop), delivery.c (chosen entries and
+ *	  What the files of the consensus worker share: consensus_worker.c (life and loop), acceptor_memory.c (does the journal hold all that was promised), delivery.c (chosen entries and
  *	  verdicts), members.c (configuration, status).  Nobody else includes it.
  */
 #ifndef QUORUM_WORKER_INTERNAL_H
@@ -26,6 +26,7 @@ typedef struct ConsensusWorker
 	JournalIdentity journal_identity;
 	uint64		incarnation;
 	bool		restoring;		/* recovery: effects only deliver */
+	bool		started;		/* the core takes part */
 
 	uint64		next_deadline_ms;
 	uint64		last_record;	/* number of the last record appended */
@@ -61,6 +62,9 @@ extern uint8 *worker_frame_buffer(size_t size);
 /* Gives the core a proposal of this node; false if it has no room for it now. */
 extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length);
 
+/* Wakes with the latch, or now and then, until there is something new to look at. */
+extern void worker_wait_a_moment(void);
+
 /* ---- delivery.c ---- */
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
@@ -74,5 +78,14 @@ extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
 extern bool members_accept_proposals(const PaxosStatus *status);
 extern bool members_may_write(const PaxosStatus *status);
+
+/* ---- acceptor_memory.c ---- */
+extern void memory_restore(void);	/* once the journal is open, before anybody is let in */
+extern void memory_note_peers(const PaxosStatus *status);
+extern void memory_write_note(void);
+extern void memory_let_in(uint32 node_id);
+extern void memory_refused(uint32 node_id, const char *why);
+extern void memory_check(void);	/* does not return if this node was refused */
+extern void memory_await_confirmation(void);
 
 #endif							/* QUORUM_WORKER_INTERNAL_H */

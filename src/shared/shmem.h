@@ -21,6 +21,7 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "shared/acceptor_mark.h"
 #include "shared/conflicts.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
@@ -114,6 +115,8 @@ typedef struct QuorumShared
 	char		last_error[1024];	/* under lock; empty if none.  Survives until the cause is gone */
 	StreamSlot	streams[QUORUM_MAX_MEMBERS];	/* under lock */
 	ConflictRing conflicts;		/* under lock */
+	AcceptorMark acceptor_marks[QUORUM_MAX_MEMBERS];	/* under lock; what the peers' journals are known to hold */
+	uint64		acceptor_marks_generation;	/* under lock; grows with each change of them */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;

@@ -246,10 +246,11 @@ decode_record_header(const uint8_t *header, JournalEntry *entry)
 static const char *
 check_record_header(const uint8_t *header, const JournalEntry *entry, JournalPosition position)
 {
-	bool		has_value = entry->type == PAXOS_RECORD_ACCEPTED || entry->type == PAXOS_RECORD_CONFIG;
+	bool		has_value = entry->type == PAXOS_RECORD_ACCEPTED || entry->type == PAXOS_RECORD_CONFIG ||
+		entry->type == JOURNAL_RECORD_NOTE;
 
 	if (!(entry->type >= PAXOS_RECORD_PROMISE && entry->type <= PAXOS_RECORD_CONFIG) &&
-		!(entry->type >= JOURNAL_RECORD_START && entry->type <= JOURNAL_RECORD_FIRST_SEGMENT))
+		!(entry->type >= JOURNAL_RECORD_START && entry->type <= JOURNAL_RECORD_NOTE))
 		return "the record has a type that this build does not know";
 	if (header[5] > PAXOS_VALUE_CONFIG)
 		return "the record has a kind of value that this build does not know";
@@ -257,6 +258,8 @@ check_record_header(const uint8_t *header, const JournalEntry *entry, JournalPos
 		return "the record has flags that this build does not know";
 	if (entry->length > JOURNAL_MAX_VALUE_BYTES || (entry->length > 0 && !has_value))
 		return "the record has an impossible length";
+	if (entry->type == JOURNAL_RECORD_NOTE && entry->length > JOURNAL_MAX_NOTE_BYTES)
+		return "the note is too long";
 	if (entry->type == PAXOS_RECORD_CONFIG && header[5] != PAXOS_VALUE_CONFIG)
 		return "a configuration record has another kind of value";
 	if (journal_position_compare(entry->durable, position) > 0)

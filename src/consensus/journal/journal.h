@@ -68,6 +68,18 @@ extern void journal_sync(Journal *journal);
  */
 extern void journal_recycle_before(Journal *journal, uint64_t first_segment);
 
+/*
+ * A note of the host's, at most JOURNAL_MAX_NOTE_BYTES: buffered like a record; of several the last counts, and it is kept when segments are given up.
+ * journal_note: the last one, found by recovery or appended since; NULL: none.
+ */
+#define JOURNAL_MAX_NOTE_BYTES 65536u
+extern void journal_append_note(Journal *journal, const uint8_t *bytes, uint32_t length);
+extern const uint8_t *journal_note(const Journal *journal, uint32_t *length);
+
+/* Segment number << 32 | offset; never goes back in the life of a journal.  Where it ended when it was opened; up to where it is durable. */
+extern uint64_t journal_recovered_position(const Journal *journal);
+extern uint64_t journal_durable_position(const Journal *journal);
+
 /* Bytes and files for status. */
 extern uint64_t journal_size_bytes(const Journal *journal);
 extern void journal_close(Journal *journal);

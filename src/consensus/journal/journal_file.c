@@ -78,6 +78,11 @@ struct Journal
 	SegmentPreparation preparation;
 	uint64		prepare_credit_bytes;
 	uint64		total_bytes;	/* of all segment files */
+
+	JournalPosition recovered;	/* where it ended when it was opened */
+	uint8	   *note;			/* the last NOTE, appended again when its segment may go; NULL: none */
+	uint32		note_length;
+	uint32		note_capacity;
 };
 
 /* ---- creation ---- */
@@ -117,10 +122,25 @@ journal_create(const char *directory, const JournalIdentity *identity)
 
 typedef struct RecoveryContext
 {
+	Journal    *journal;
 	const PaxosAllocator *allocator;
 	JournalRecordCallback callback;
 	void	   *context;
 } RecoveryContext;
+
+static void
+keep_note(Journal *journal, const uint8 *bytes, uint32 length)
+{
+	if (length > journal->note_capacity)
+	{
+		if (journal->note != NULL)
+			pfree(journal->note);
+		journal->note = MemoryContextAlloc(TopMemoryContext, length);
+		journal->note_capacity = length;
+	}
+	memcpy(journal->note, bytes, length);
+	journal->note_length = length;
+}
 
 /* From the bytes in a segment to what the core takes. */
 static void
@@ -134,6 +154,11 @@ deliver_entry(void *context, const JournalEntry *entry, JournalPlace place)
 		.ballot = entry->ballot
 	};
 
+	if (entry->type == JOURNAL_RECORD_NOTE)
+	{
+		keep_note(recovery_context->journal, entry->bytes, entry->length);
+		return;
+	}
 	if (has_value)
 		record.value = paxos_value_make(recovery_context->allocator, entry->value_kind, entry->id, entry->bytes,
 										entry->length);
@@ -350,7 +375,7 @@ go_on_at_tail(Journal *journal, const JournalRecovery *recovery)
 	journal->start_count = recovery->start_count + 1;
 	journal->first_segment = recovery->first_segment;
 	journal->last_segment = recovery->last_segment;
-	journal->append = journal->written = journal->durable = recovery->tail;
+	journal->append = journal->written = journal->durable = journal->recovered = recovery->tail;
 
 	journal->fd_segment = recovery->tail.segment_number;
 	journal->fd = open_segment_or_fail(journal, journal->fd_segment, path);
@@ -378,7 +403,7 @@ journal_open(const char *directory, const PaxosAllocator *allocator, JournalReco
 			 JournalIdentity *identity, uint64_t *start_count)
 {
 	Journal    *journal = MemoryContextAllocZero(TopMemoryContext, sizeof(Journal));
-	RecoveryContext recovery_context = {allocator, callback, context};
+	RecoveryContext recovery_context = {journal, allocator, callback, context};
 	JournalRecovery recovery;
 	List	   *garbage_segments;
 
@@ -401,6 +426,29 @@ journal_open(const char *directory, const PaxosAllocator *allocator, JournalReco
 }
 
 /* ---- appending ---- */
+
+static void
+append_note(Journal *journal)
+{
+	JournalEntry entry = {.type = JOURNAL_RECORD_NOTE, .bytes = journal->note, .length = journal->note_length};
+
+	if (journal->note != NULL)
+		append_entry(journal, &entry);
+}
+
+void
+journal_append_note(Journal *journal, const uint8_t *bytes, uint32_t length)
+{
+	keep_note(journal, bytes, length);
+	append_note(journal);
+}
+
+const uint8_t *
+journal_note(const Journal *journal, uint32_t *length)
+{
+	*length = journal->note_length;
+	return journal->note;
+}
 
 /* Room for that many bytes more, and for two spans more; may raise, and nothing has changed then. */
 static void
@@ -645,8 +693,9 @@ journal_recycle_before(Journal *journal, uint64_t first_segment)
 	if (first_segment > journal->durable.segment_number)
 		elog(ERROR, "segment " UINT64_FORMAT " of the journal is in use", first_segment);
 
-	/* The count of starts may stand in what goes away. */
+	/* The count of starts and the note may stand in what goes away. */
 	append_start(journal);
+	append_note(journal);
 	append_entry(journal, &entry);
 	journal_write(journal);
 	journal_sync(journal);
@@ -661,6 +710,24 @@ journal_recycle_before(Journal *journal, uint64_t first_segment)
 	}
 	segment_recycle(&journal->preparation, journal->directory, journal->first_segment, first_segment);
 	journal->first_segment = first_segment;
+}
+
+static uint64
+position_number(JournalPosition position)
+{
+	return position.segment_number << 32 | position.offset;
+}
+
+uint64_t
+journal_recovered_position(const Journal *journal)
+{
+	return position_number(journal->recovered);
+}
+
+uint64_t
+journal_durable_position(const Journal *journal)
+{
+	return position_number(journal->durable);
 }
 
 uint64_t
@@ -680,5 +747,7 @@ journal_close(Journal *journal)
 		pfree(journal->buffer);
 	if (journal->spans != NULL)
 		pfree(journal->spans);
+	if (journal->note != NULL)
+		pfree(journal->note);
 	pfree(journal);
 }

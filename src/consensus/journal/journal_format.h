@@ -20,6 +20,7 @@
 #define JOURNAL_RECORD_START 64 /* slot: how often the journal was opened, this time included */
 #define JOURNAL_RECORD_SEGMENT_END 65	/* the journal goes on in the next segment */
 #define JOURNAL_RECORD_FIRST_SEGMENT 66 /* slot: segments below this one are no longer needed */
+#define JOURNAL_RECORD_NOTE 67	/* bytes of the host's; the last one counts */
 
 /* CRC32C (Castagnoli) of the bytes, initial value and final inversion included. */
 typedef uint32_t (*JournalCrcFunction) (const void *bytes, size_t length);
@@ -92,7 +93,7 @@ extern JournalReadResult journal_read_entry(const JournalFormat *format, uint64_
 
 /* ---- recovery ---- */
 
-/* Called for each record that is not the journal's own. */
+/* Called for each record that is not the journal's own; a NOTE is among them. */
 typedef void (*JournalEntryCallback) (void *context, const JournalEntry *entry, JournalPlace place);
 
 typedef struct JournalRecovery

@@ -230,7 +230,7 @@ log_notice(void *argument, const char *message)
  * TCP's own detection of a dead peer is set to a few seconds, so that the socket of a host which vanished does not linger.
  */
 static PGconn *
-start_connection(const Peer *peer, const LinkIdentity *self)
+start_connection(const Peer *peer, const TransportIdentity *self)
 {
 	char		application_name[NAMEDATALEN * 2 + 32];
 	const char *keywords[] = {
@@ -247,7 +247,7 @@ start_connection(const Peer *peer, const LinkIdentity *self)
 }
 
 static void
-begin_attempt(Peer *peer, const LinkIdentity *self, int64 now_us)
+begin_attempt(Peer *peer, const TransportIdentity *self, int64 now_us)
 {
 	peer->state = PEER_CONNECTING;
 	peer->timer_us = now_us + ATTEMPT_TIMEOUT_US;
@@ -278,14 +278,15 @@ begin_attempt(Peer *peer, const LinkIdentity *self, int64 now_us)
 }
 
 static void
-send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
+send_handshake(Peer *peer, const TransportIdentity *self, int64 now_us)
 {
 	char		version[16];
 	char		cluster_id[24];
 	char		from_node_id[16];
 	char		to_node_id[16];
 	char		incarnation[24];
-	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation};
+	char		journal[64];
+	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation, journal};
 	int			flushed;
 
 	snprintf(version, sizeof(version), "%d", TRANSPORT_PROTOCOL_VERSION);
@@ -294,8 +295,11 @@ send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
 	snprintf(to_node_id, sizeof(to_node_id), "%u", peer->member.node_id);
 	snprintf(incarnation, sizeof(incarnation), "%llu", (unsigned long long) self->incarnation);
 
+	snprintf(journal, sizeof(journal), "%016llx:%016llx:%llu", (unsigned long long) self->journal_incarnation,
+			 (unsigned long long) self->start_nonce, (unsigned long long) self->recovered_position);
+
 	if (PQsetnonblocking(peer->connection, 1) != 0 ||
-		!PQsendQueryParams(peer->connection, "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6)",
+		!PQsendQueryParams(peer->connection, "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6, $7)",
 						   lengthof(values), NULL, values, NULL, NULL, 0) ||
 		(flushed = PQflush(peer->connection)) < 0)
 	{
@@ -308,7 +312,7 @@ send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
 }
 
 static void
-advance_connecting(Peer *peer, const LinkIdentity *self, int64 now_us)
+advance_connecting(Peer *peer, const TransportIdentity *self, int64 now_us)
 {
 	PostgresPollingStatusType status = PQconnectPoll(peer->connection);
 
@@ -360,6 +364,20 @@ read_streaming(Peer *peer, int64 now_us)
 		lose_to_result(peer, now_us);
 }
 
+/* Not a failure that passes: the worker hears of it. */
+static void
+note_refusal(Peer *peer, const PGresult *result)
+{
+	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+
+	if (sqlstate == NULL || strcmp(sqlstate, unpack_sql_state(TRANSPORT_ERRCODE_FORGOTTEN)) != 0)
+		return;
+	if (peer->refusal != NULL)
+		pfree(peer->refusal);
+	peer->refusal = MemoryContextStrdup(GetMemoryChunkContext(peer), detail != NULL ? detail : "It gave no detail.");
+}
+
 static void
 read_handshake(Peer *peer, int64 now_us)
 {
@@ -372,6 +390,7 @@ read_handshake(Peer *peer, int64 now_us)
 	{
 		const char *message = result != NULL ? PQresultErrorMessage(result) : "";
 
+		note_refusal(peer, result);
 		peer_lose(peer, message[0] != '\0' ? message : "the other node did not open the stream", now_us);
 		PQclear(result);
 		return;
@@ -452,7 +471,7 @@ advance_established(Peer *peer, uint32 ready_events, int64 now_us)
 }
 
 void
-peer_advance(Peer *peer, const LinkIdentity *self, uint32 ready_events, int64 now_us)
+peer_advance(Peer *peer, const TransportIdentity *self, uint32 ready_events, int64 now_us)
 {
 	bool		timer_is_due = peer_timer_is_due(peer, now_us);
 
@@ -501,6 +520,8 @@ void
 peer_destroy(Peer *peer)
 {
 	close_connection(peer);
+	if (peer->refusal != NULL)
+		pfree(peer->refusal);
 	pfree(peer->queue.bytes);
 	pfree(peer);
 }

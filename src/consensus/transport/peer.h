@@ -28,15 +28,6 @@ typedef enum PeerState
 	PEER_STREAMING
 } PeerState;
 
-/* What the handshake tells about this node; the same for all peers. */
-typedef struct LinkIdentity
-{
-	uint64		cluster_id;
-	uint32		node_id;
-	char		node_name[NAMEDATALEN];
-	uint64		incarnation;
-} LinkIdentity;
-
 /* Frames that wait for libpq: each a uint32 length in host order and its bytes, between head and tail. */
 typedef struct FrameQueue
 {
@@ -63,6 +54,7 @@ typedef struct Peer
 	bool		flush_pending;	/* libpq holds bytes that the socket did not take */
 
 	bool		reported_up;	/* what the worker was last told by the link callback */
+	char	   *refusal;		/* the peer refuses this node for good, and the worker was not told yet; palloc'd.  NULL: no */
 	FrameQueue	queue;
 	TransportCounters counters;
 
@@ -81,7 +73,7 @@ extern void peer_destroy(Peer *peer);
 extern void peer_update_member(Peer *peer, const TransportPeer *member, int64 now_us);
 
 /* Moves the link on: when its timer is due (ready_events 0) or its socket is ready. */
-extern void peer_advance(Peer *peer, const LinkIdentity *self, uint32 ready_events, int64 now_us);
+extern void peer_advance(Peer *peer, const TransportIdentity *self, uint32 ready_events, int64 now_us);
 extern bool peer_timer_is_due(const Peer *peer, int64 now_us);
 
 /* The peer is known to be alive: do not wait for the end of the backoff. */

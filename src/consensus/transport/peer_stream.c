@@ -56,6 +56,7 @@
 
 #include "consensus/transport/stream_segment.h"
 #include "consensus/transport/transport.h"
+#include "shared/acceptor_mark.h"
 #include "shared/shmem.h"
 
 /* The postmaster's lock file, as miscinit.c names it. */
@@ -80,6 +81,7 @@ typedef struct PeerStream
 	char		from_node_name[NAMEDATALEN];
 	uint32		to_node_id;
 	uint64		incarnation;
+	AcceptorClaim claim;
 
 	int			slot;			/* in QuorumShmem->streams; -1 until published */
 	uint64		generation;
@@ -111,10 +113,29 @@ parse_uint64(const char *text, int base, const char *argument_name)
 	return value;
 }
 
+/* Journal incarnation and nonce of the start in hexadecimal, position that the journal was recovered up to. */
+static void
+parse_claim(const char *text, AcceptorClaim *claim)
+{
+	unsigned long long journal_incarnation;
+	unsigned long long start_nonce;
+	unsigned long long recovered_position;
+	int			length = 0;
+
+	if (sscanf(text, "%16llx:%16llx:%20llu%n", &journal_incarnation, &start_nonce, &recovered_position, &length) != 3 ||
+		text[length] != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument %s of quorum.peer_stream: \"%s\"", "journal", text)));
+	claim->journal_incarnation = journal_incarnation;
+	claim->start_nonce = start_nonce;
+	claim->recovered_position = recovered_position;
+}
+
 static void
 read_arguments(FunctionCallInfo fcinfo, PeerStream *stream)
 {
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < 7; i++)
 	{
 		if (PG_ARGISNULL(i))
 			ereport(ERROR,
@@ -127,6 +148,9 @@ read_arguments(FunctionCallInfo fcinfo, PeerStream *stream)
 	strlcpy(stream->from_node_name, text_to_cstring(PG_GETARG_TEXT_PP(3)), NAMEDATALEN);
 	stream->to_node_id = (uint32) PG_GETARG_INT32(4);
 	stream->incarnation = parse_uint64(text_to_cstring(PG_GETARG_TEXT_PP(5)), 10, "incarnation");
+	parse_claim(text_to_cstring(PG_GETARG_TEXT_PP(6)), &stream->claim);
+	stream->claim.node_id = stream->from_node_id;
+	stream->claim.start_count = stream->incarnation;
 }
 
 /* The extension's privileges say the same; this holds if somebody granted EXECUTE too widely. */
@@ -199,6 +223,21 @@ check_identities(const PeerStream *stream)
 	pfree(identity);
 }
 
+/* Whoever has forgotten what it promised must not vote; its consensus worker stops when it reads this. */
+static void
+check_memory(const PeerStream *stream)
+{
+	AcceptorMark mark;
+	AcceptorVerdict verdict = acceptor_mark_admit(&stream->claim, &mark);
+
+	if (verdict != ACCEPTOR_REMEMBERS)
+		ereport(ERROR,
+				(errcode(TRANSPORT_ERRCODE_FORGOTTEN),
+				 errmsg("node \"%s\" has forgotten what it had promised or accepted, and is refused as a member", stream->from_node_name),
+				 errdetail_internal("%s", acceptor_verdict_detail(verdict, &mark, &stream->claim)),
+				 errhint("Let it leave the cluster and join as a new node.")));
+}
+
 static void
 check_handshake(const PeerStream *stream)
 {
@@ -215,6 +254,7 @@ check_handshake(const PeerStream *stream)
 						stream->from_node_name, stream->protocol_version, TRANSPORT_PROTOCOL_VERSION),
 				 errhint("Install the same version of pg_quorum on all members.")));
 	check_identities(stream);
+	check_memory(stream);
 }
 
 /*

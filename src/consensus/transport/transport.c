@@ -28,7 +28,7 @@
 
 #define WAIT_SET_EVENTS (QUORUM_MAX_MEMBERS + 2)
 
-static LinkIdentity self;
+static TransportIdentity self;
 static TransportCallbacks callbacks;
 static MemoryContext transport_context = NULL;
 static Peer *peers[QUORUM_MAX_MEMBERS];
@@ -52,15 +52,11 @@ find_peer(uint32 node_id)
 }
 
 void
-transport_init(uint64 cluster_id, uint32 own_node_id, const char *own_node_name, uint64 incarnation,
-			   const TransportCallbacks *given_callbacks)
+transport_init(const TransportIdentity *identity, const TransportCallbacks *given_callbacks)
 {
 	Assert(transport_context == NULL);
 	transport_context = AllocSetContextCreate(TopMemoryContext, "pg_quorum transport", ALLOCSET_DEFAULT_SIZES);
-	self.cluster_id = cluster_id;
-	self.node_id = own_node_id;
-	strlcpy(self.node_name, own_node_name, sizeof(self.node_name));
-	self.incarnation = incarnation;
+	self = *identity;
 	callbacks = *given_callbacks;
 	inbound_init();
 }
@@ -279,6 +275,18 @@ tell_links(void)
 }
 
 static void
+tell_refusals(void)
+{
+	for (int i = 0; i < peer_count; i++)
+		if (peers[i]->refusal != NULL)
+		{
+			callbacks.refused(callbacks.context, peers[i]->member.node_id, peers[i]->refusal);
+			pfree(peers[i]->refusal);
+			peers[i]->refusal = NULL;
+		}
+}
+
+static void
 stream_arrived(uint32 node_id)
 {
 	Peer	   *peer = find_peer(node_id);
@@ -328,6 +336,7 @@ transport_wait(long timeout_ms)
 	run_due_timers(now_us);
 
 	inbound_adopt(stream_arrived);
+	tell_refusals();
 	tell_links();
 	inbound_is_pending = inbound_drain(deliver_frame);
 	return latch_was_set;

@@ -26,6 +26,21 @@
 /* A peer's queue takes one more frame as long as it holds less than this, so it is bounded by this plus one frame. */
 #define TRANSPORT_QUEUE_LIMIT_BYTES (8 * 1024 * 1024)
 
+/* What a node says of itself in each handshake.  The last four are what its peers' marks are compared with (shared/acceptor_mark.h). */
+typedef struct TransportIdentity
+{
+	uint64		cluster_id;
+	uint32		node_id;
+	char		node_name[NAMEDATALEN];
+	uint64		incarnation;	/* number of this start */
+	uint64		start_nonce;
+	uint64		journal_incarnation;
+	uint64		recovered_position;
+} TransportIdentity;
+
+/* SQLSTATE of a handshake that is refused since the peer knows more of this node's journal than it holds. */
+#define TRANSPORT_ERRCODE_FORGOTTEN MAKE_SQLSTATE('Q', 'P', '0', '0', '1')
+
 typedef struct TransportPeer
 {
 	uint32		node_id;
@@ -40,6 +55,8 @@ typedef struct TransportCallbacks
 	void		(*frame) (void *context, uint32 node_id, const uint8 *frame, size_t length);
 	/* The outgoing link to a member is now usable (the worker at its other end has taken it up), or no longer. */
 	void		(*link) (void *context, uint32 node_id, bool up);
+	/* A member refuses this node for good: TRANSPORT_ERRCODE_FORGOTTEN; `why` is a sentence.  It may set nothing but variables. */
+	void		(*refused) (void *context, uint32 node_id, const char *why);
 	void	   *context;
 } TransportCallbacks;
 
@@ -54,8 +71,7 @@ typedef struct TransportCounters
 } TransportCounters;
 
 /* After the worker knows who it is, in a process with access to shared memory.  Call once. */
-extern void transport_init(uint64 cluster_id, uint32 own_node_id, const char *own_node_name, uint64 incarnation,
-						   const TransportCallbacks *callbacks);
+extern void transport_init(const TransportIdentity *identity, const TransportCallbacks *callbacks);
 
 /*
  * The members other than this node; links to nodes that left are closed (without a link callback), new ones opened, changed conninfo

@@ -1,0 +1,191 @@
+/*
+ * acceptor_memory.c
+ *	  Does this node's journal hold all that it ever promised?  Its peers tell, before its first vote.  Process: consensus worker.
+ *
+ * The other half is shared/acceptor_mark.h: what this node remembers of its peers' journals, told by their messages and kept in its own journal.
+ *
+ * A voter takes no part before as many other voters have let it in as it needs for a quorum: each compares what this node's recovery found with the
+ * mark that it keeps.  It could not do anything without them anyhow, so that costs nothing but the handshakes.  Whenever any member refuses it, then or later, it
+ * steps aside for good: its worker closes its links and does nothing any more.
+ *
+ * What this cannot notice: a loss that only nodes which are down know of.  Marks are passed on with each heartbeat, so that is what was made durable
+ * within a heartbeat interval before the leader went down, too.
+ *
+ * Must never: let the core take a step before that, or start it after a refusal.  Locks: QuorumShmem->lock inside the functions it calls.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+
+#include "consensus/transport/transport.h"
+#include "consensus/worker_internal.h"
+#include "shared/acceptor_mark.h"
+#include "shared/read_round.h"
+
+#define NOTE_INTERVAL_MS 1000	/* the marks in the journal are at most this much older than those in memory */
+#define WAIT_STEP_MS 50
+#define SILENT_WAIT_MS 1000		/* only a longer wait for the peers is worth a word in the status */
+
+static uint32 confirmed_by[QUORUM_MAX_MEMBERS]; /* voters and others that let this start in */
+static int	confirmed_count = 0;
+static char *refusal = NULL;
+
+static uint64 noted_position[QUORUM_MAX_MEMBERS];	/* of status->peers[i], as last given to acceptor_mark_note */
+static uint32 noted_node_id[QUORUM_MAX_MEMBERS];
+static uint64 written_generation = 0;
+static uint64 note_written_ms = 0;
+
+void
+memory_restore(void)
+{
+	uint32_t	length;
+	const uint8 *note = journal_note(worker.journal, &length);
+
+	if (note != NULL && !acceptor_marks_decode(note, length))
+		ereport(FATAL,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the journal's note about the other members is malformed"),
+				 errhint("Let this node join as a new one.")));
+	written_generation = acceptor_marks_generation();
+}
+
+/* ---- of the peers ---- */
+
+void
+memory_note_peers(const PaxosStatus *status)
+{
+	for (uint32 p = 0; p < status->peer_count; p++)
+	{
+		const PaxosPeerStatus *peer = &status->peers[p];
+
+		if (noted_node_id[p] == peer->node_id && noted_position[p] >= peer->durable_position)
+			continue;
+		noted_node_id[p] = peer->node_id;
+		noted_position[p] = peer->durable_position;
+		acceptor_mark_note(peer->node_id, peer->durable_position);
+	}
+}
+
+/* With the next sync, once in a while: a promise that a peer made long ago is then known here after any crash. */
+void
+memory_write_note(void)
+{
+	uint64		now_ms = worker_now_ms();
+	uint64		generation;
+	StringInfoData bytes;
+
+	if (now_ms < note_written_ms + NOTE_INTERVAL_MS)
+		return;
+	generation = acceptor_marks_generation();
+	if (generation == written_generation)
+		return;
+	initStringInfo(&bytes);
+	acceptor_marks_encode(&bytes);
+	journal_append_note(worker.journal, (const uint8_t *) bytes.data, (uint32_t) bytes.len);
+	pfree(bytes.data);
+	worker.must_sync = true;
+	written_generation = generation;
+	note_written_ms = now_ms;
+}
+
+/* ---- of this node ---- */
+
+void
+memory_let_in(uint32 node_id)
+{
+	for (int i = 0; i < confirmed_count; i++)
+		if (confirmed_by[i] == node_id)
+			return;
+	if (confirmed_count < QUORUM_MAX_MEMBERS)
+		confirmed_by[confirmed_count++] = node_id;
+}
+
+/* Called back from within the transport, so it only takes note. */
+void
+memory_refused(uint32 node_id, const char *why)
+{
+	char		node_name[NAMEDATALEN];
+
+	if (refusal != NULL)
+		return;
+	shmem_member_name(node_id, node_name, NAMEDATALEN);
+	refusal = MemoryContextStrdup(TopMemoryContext,
+								  psprintf("this node has forgotten what it had promised or accepted, says node \"%s\": %s", node_name, why));
+}
+
+static int
+missing_confirmations(void)
+{
+	int			voters = 0;
+	int			confirmed = 0;
+	bool		is_voter = false;
+
+	for (int i = 0; i < worker.config.member_count; i++)
+	{
+		const MemberConfigItem *member = &worker.config.members[i];
+
+		if (!member->is_voter)
+			continue;
+		voters++;
+		is_voter |= member->node_id == worker.journal_identity.node_id;
+		for (int c = 0; c < confirmed_count; c++)
+			confirmed += confirmed_by[c] == member->node_id ? 1 : 0;
+	}
+	return is_voter ? Max(voters / 2 - confirmed, 0) : 0;
+}
+
+/* It does not vote, lead or serve; local reads go on.  Only a new identity ends this: the postmaster's restart of the worker looks for one. */
+static void
+step_aside(void)
+{
+	transport_shutdown();
+	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
+	read_round_note_quorum(false);
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->status.role = NODE_STOPPED;
+	QuorumShmem->status.has_quorum = false;
+	QuorumShmem->status.leader_id = 0;
+	LWLockRelease(QuorumShmem->lock);
+	shmem_set_last_error(refusal);
+	ereport(LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("%s", refusal),
+			 errdetail("This node takes no part in the consensus any more; its vote could contradict its own promises."),
+			 errhint("Its disk lost what it had confirmed, it was restored from a backup, or a copy of it runs elsewhere. Let it leave the cluster and join as a new node.")));
+	for (;;)
+		worker_wait_a_moment();
+}
+
+void
+memory_check(void)
+{
+	if (refusal != NULL)
+		step_aside();
+}
+
+void
+memory_await_confirmation(void)
+{
+	uint64		begun_ms = worker_now_ms();
+	bool		told = false;
+
+	while (missing_confirmations() > 0)
+	{
+		(void) transport_wait(WAIT_STEP_MS);
+		CHECK_FOR_INTERRUPTS();
+		memory_check();
+		members_connect_peers();
+		transport_flush();
+		if (!told && worker_now_ms() >= begun_ms + SILENT_WAIT_MS)
+		{
+			told = true;
+			shmem_set_last_error(psprintf("waits until %d more of the other voters can be asked whether this node's journal is complete",
+										  missing_confirmations()));
+		}
+	}
+	memory_check();
+	if (told)
+		shmem_set_last_error(NULL);
+}
