@@ -146,21 +146,18 @@ check_role(void)
 /*
  * May a node with that id be the sender?  A member, surely.  A node that is not known here may have joined in a configuration
  * which has not reached this node yet (it is joining, or was down), and may be the very leader that is to teach it: it must be
- * let in.  Node ids are given out in rising order and never again, so such a node has a higher id than every member known here; a lower id
- * that is no member's belongs to a node that was removed.  What a stranger may say is the protocol's business.
+ * let in.  Node ids are given out in rising order and never again, so such a node has an id that is not given out yet in the configuration
+ * here; a lower id that is no member's belongs to a node that was removed.  What a stranger may say is the protocol's business.
  */
 static bool
-may_be_member(const NodeStatus *status, uint32 node_id)
+was_removed(const NodeStatus *status, uint32 node_id)
 {
-	uint32		highest = 0;
-
 	for (int i = 0; i < status->member_count; i++)
 	{
 		if (status->members[i].node_id == node_id)
-			return true;
-		highest = Max(highest, status->members[i].node_id);
+			return false;
 	}
-	return node_id > highest;
+	return node_id < status->next_node_id;
 }
 
 static void
@@ -190,10 +187,14 @@ check_identities(const PeerStream *stream)
 				 errmsg("peer stream from node %u to node %u has reached node %u",
 						stream->from_node_id, stream->to_node_id, identity->node_id),
 				 errhint("Check the connection strings of the members.")));
-	if (stream->from_node_id == 0 || !may_be_member(status, stream->from_node_id))
+	if (stream->from_node_id == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("node \"%s\" with id %u is not a member of the cluster", stream->from_node_name, stream->from_node_id),
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("peer stream of a node without a number")));
+	if (was_removed(status, stream->from_node_id))
+		ereport(ERROR,
+				(errcode(TRANSPORT_SQLSTATE_REMOVED),
+				 errmsg("node \"%s\" with id %u was removed from the cluster", stream->from_node_name, stream->from_node_id),
 				 errhint("A node that was removed has to join again as a new one.")));
 	pfree(status);
 	pfree(identity);
@@ -208,12 +209,12 @@ check_handshake(const PeerStream *stream)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_quorum is not loaded"),
 				 errhint("Add pg_quorum to shared_preload_libraries and restart the server.")));
-	if (stream->protocol_version != TRANSPORT_PROTOCOL_VERSION)
+	if (stream->protocol_version < TRANSPORT_OLDEST_VERSION || stream->protocol_version > TRANSPORT_NEWEST_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("node \"%s\" speaks version %d of the peer protocol, this node version %d",
-						stream->from_node_name, stream->protocol_version, TRANSPORT_PROTOCOL_VERSION),
-				 errhint("Install the same version of pg_quorum on all members.")));
+				 errmsg("node \"%s\" offers version %d of the peer protocol, this node speaks versions %d to %d",
+						stream->from_node_name, stream->protocol_version, TRANSPORT_OLDEST_VERSION, TRANSPORT_NEWEST_VERSION),
+				 errhint("A newer build offers an older version next. Otherwise upgrade this node.")));
 	check_identities(stream);
 }
 

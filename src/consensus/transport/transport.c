@@ -169,6 +169,14 @@ transport_get_peer_counters(uint32 node_id, TransportCounters *counters)
 	return true;
 }
 
+int
+transport_peer_version(uint32 node_id)
+{
+	Peer	   *peer = find_peer(node_id);
+
+	return peer != NULL ? peer->last_version : TRANSPORT_NEWEST_VERSION;
+}
+
 void
 transport_reject(uint32 node_id, const char *why)
 {
@@ -267,12 +275,17 @@ tell_links(void)
 		Peer	   *peer = peers[i];
 		bool		up = peer->state == PEER_STREAMING;
 
+		if (peer->says_removed && !peer->reported_removed)
+		{
+			peer->reported_removed = told = true;
+			callbacks.removed(callbacks.context, peer->member.node_id);
+		}
 		if (peer->reported_up != up)
 		{
 			peer->reported_up = up;
 			told = true;
 			/* Not to be touched afterwards: the callback may have removed it. */
-			callbacks.link(callbacks.context, peer->member.node_id, up);
+			callbacks.link(callbacks.context, peer->member.node_id, up, peer->version);
 		}
 	}
 	return told;
