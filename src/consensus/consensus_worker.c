@@ -169,6 +169,20 @@ worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 l
 	return !refused;
 }
 
+bool
+worker_transfer(uint32 node_id)
+{
+	PaxosEvent	event = make_event(PAXOS_EVENT_TRANSFER);
+	PaxosEffects effects;
+	bool		refused;
+
+	event.peer_id = node_id;
+	paxos_step(worker.core, &event, &effects);
+	refused = effects.transfer_refused;
+	carry_out(&effects);
+	return !refused;
+}
+
 /* ---- what the transport brings ---- */
 
 static void
@@ -200,6 +214,11 @@ on_link(void *context, uint32 node_id, bool up, int version)
 {
 	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
 
+	/* Version 1 of the handshake goes with frames of version 2, and so on. */
+	StaticAssertStmt(TRANSPORT_NEWEST_VERSION + 1 == PAXOS_NEWEST_FRAME_VERSION, "versions of handshake and frames");
+	StaticAssertStmt(TRANSPORT_OLDEST_VERSION + 1 == PAXOS_OLDEST_FRAME_VERSION, "versions of handshake and frames");
+	if (up)
+		paxos_set_peer_version(worker.core, node_id, (uint32) version + 1);
 	event.peer_id = node_id;
 	event.link_up = up;
 	step(&event);
@@ -424,6 +443,9 @@ one_turn(void)
 	paxos_status(worker.core, worker_now_ms(), &status);
 	worker.leads = status.role == PAXOS_LEADER;
 	members_note_role(status.role);
+	handover_on_request(&status);
+	if (ShutdownRequestPending)
+		handover_before_exit(&status);
 	worker.apply_is_urgent |= status.outstanding_proposals > 0;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
@@ -618,6 +640,7 @@ run(void)
 	PG_TRY();
 	{
 		start();
+		pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 		MemoryContextSwitchTo(turn_context);
 		for (;;)
 		{

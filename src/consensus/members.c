@@ -26,6 +26,28 @@
 
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
 
+/*
+ * Who is no member any more is told so on the link that there is, before it is closed; and a leader that was removed has still to hand over.
+ */
+static void
+note_departures(const MemberConfig *config)
+{
+	for (int i = 0; i < worker.config.member_count; i++)
+	{
+		const MemberConfigItem *member = &worker.config.members[i];
+
+		if (member_config_find(config, member->node_id) != NULL || member->node_id == worker.journal_identity.node_id)
+			continue;
+		for (int place = 0; place < QUORUM_MAX_MEMBERS; place++)
+			if (worker.departing_until_ms[place] == 0)
+			{
+				worker.departing[place] = *member;
+				worker.departing_until_ms[place] = worker_now_ms() + 2 * (uint64) quorum_election_timeout_ms;
+				break;
+			}
+	}
+}
+
 /* The members of a CONFIG value are in force; links and status follow. */
 void
 members_take_config(uint64 slot, const char *bytes, Size length)
@@ -38,6 +60,8 @@ members_take_config(uint64 slot, const char *bytes, Size length)
 		ereport(FATAL,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("configuration entry at log index %llu is malformed", (unsigned long long) slot)));
+	if (!worker.restoring)
+		note_departures(&config);
 	worker.config = config;
 	worker.config_slot = slot;
 	worker.peers_changed = true;
@@ -61,6 +85,32 @@ members_note_removed(void)
 			 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance, which keeps its rows and can join again.")));
 }
 
+static void
+forget_departed(void)
+{
+	uint64		now_ms = worker_now_ms();
+
+	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
+		if (worker.departing_until_ms[i] != 0 && now_ms >= worker.departing_until_ms[i])
+		{
+			worker.departing_until_ms[i] = 0;
+			worker.peers_changed = true;
+		}
+}
+
+static void
+add_peer(TransportPeer *peers, int *peer_count, const MemberConfigItem *member)
+{
+	TransportPeer *peer = &peers[*peer_count];
+
+	if (member->node_id == worker.journal_identity.node_id || *peer_count == QUORUM_MAX_MEMBERS)
+		return;
+	peer->node_id = member->node_id;
+	strlcpy(peer->node_name, member->node_name, NAMEDATALEN);
+	strlcpy(peer->conninfo, member->conninfo, sizeof(peer->conninfo));
+	(*peer_count)++;
+}
+
 /* Links follow the configuration at the end of the loop, since it may have changed within a callback of the transport. */
 void
 members_connect_peers(void)
@@ -68,20 +118,15 @@ members_connect_peers(void)
 	TransportPeer peers[QUORUM_MAX_MEMBERS];
 	int			peer_count = 0;
 
+	forget_departed();
 	if (!worker.peers_changed)
 		return;
 	worker.peers_changed = false;
 	for (int i = 0; i < worker.config.member_count; i++)
-	{
-		MemberConfigItem *member = &worker.config.members[i];
-
-		if (member->node_id == worker.journal_identity.node_id)
-			continue;
-		peers[peer_count].node_id = member->node_id;
-		strlcpy(peers[peer_count].node_name, member->node_name, NAMEDATALEN);
-		strlcpy(peers[peer_count].conninfo, member->conninfo, sizeof(peers[peer_count].conninfo));
-		peer_count++;
-	}
+		add_peer(peers, &peer_count, &worker.config.members[i]);
+	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
+		if (worker.departing_until_ms[i] != 0)
+			add_peer(peers, &peer_count, &worker.departing[i]);
 	transport_set_peers(peers, peer_count);
 }
 

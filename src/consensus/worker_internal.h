@@ -48,6 +48,8 @@ typedef struct ConsensusWorker
 	uint64		config_slot;
 	MemberConfig config;
 	bool		peers_changed;	/* links are to follow the configuration */
+	MemberConfigItem departing[QUORUM_MAX_MEMBERS];	/* were members; linked for a moment longer, to be told */
+	uint64		departing_until_ms[QUORUM_MAX_MEMBERS]; /* 0: free */
 
 	PaxosCatchUp catch_ups[PAXOS_MAX_MEMBERS];	/* gathered from effects, served at the end of the loop */
 	int			catch_up_count;
@@ -63,6 +65,13 @@ extern uint8 *worker_frame_buffer(size_t size);
 
 /* Gives the core a proposal of this node; false if it has no room for it now. */
 extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length);
+
+/* Lets the leader hand over to that voter, or (0) to any; false: not now. */
+extern bool worker_transfer(uint32 node_id);
+
+/* ---- handover.c ---- */
+extern void handover_on_request(const PaxosStatus *status);
+extern void handover_before_exit(const PaxosStatus *status);
 
 /* ---- delivery.c ---- */
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);

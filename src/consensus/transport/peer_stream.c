@@ -12,6 +12,8 @@
  *	 STREAMING		client: EOF or Terminate -> exit; CopyDone -> the CALL ends normally; anything else -> FATAL.
  *					this side: worker gone, stream replaced or rejected, server stopping, terminated -> FATAL
  *
+ * In a shutdown the stream stays until the consensus worker has handed over, if it leads (handover.c), but not for longer than LINGER_MS.
+ *
  * The client learns that its link is up from the CopyBothResponse, which is sent at the entry to STREAMING: from then on a frame that it
  * sends reaches a worker, or the connection breaks.
  *
@@ -69,6 +71,8 @@
 /* How often a stream looks whether the server is in a smart shutdown, which sends no signal. */
 #define SHUTDOWN_CHECK_INTERVAL_MS 1000
 
+#define LINGER_MS 4000
+
 #define WORKER_LET_GO "the consensus worker of this node let go of the peer stream"
 
 typedef struct PeerStream
@@ -90,6 +94,8 @@ typedef struct PeerStream
 	StringInfoData frame;
 	bool		is_encrypted;
 	TimestampTz next_shutdown_check;
+	bool		lingers;		/* it was told to end, and stays for a while */
+	TimestampTz hand_over_until;	/* smart shutdown: the leader was asked to hand over; 0: not */
 } PeerStream;
 
 PG_FUNCTION_INFO_V1(quorum_peer_stream);
@@ -425,12 +431,57 @@ leave_with(int sqlstate, const char *message)
 	ereport(FATAL, (errcode(sqlstate), errmsg_internal("%s", message)));
 }
 
+static void
+end_lingering(void)
+{
+	InterruptPending = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * A fast shutdown ends everybody at the same moment.  The consensus worker has still to hear the answers to what it hands over: it ends this stream
+ * by its own end.  The timeout ends it too when it waits in the middle of a frame.
+ */
+static void
+linger_in_shutdown(PeerStream *stream)
+{
+	static TimeoutId linger_timeout = MAX_TIMEOUTS;
+
+	if (!ProcDiePending || stream->lingers || !server_is_stopping())
+		return;
+	if (linger_timeout == MAX_TIMEOUTS)
+		linger_timeout = RegisterTimeout(USER_TIMEOUT, end_lingering);
+	stream->lingers = true;
+	ProcDiePending = false;
+	enable_timeout_after(linger_timeout, LINGER_MS);
+}
+
+/* A leader hands over before it loses its streams.  True: it has, or there was no time left. */
+static bool
+has_handed_over(PeerStream *stream, TimestampTz now)
+{
+	NodeStatus	status;
+
+	shmem_get_status(&status);
+	if (status.role != NODE_LEADER || status.voter_count < 2 || !status.has_quorum)
+		return true;
+	if (stream->hand_over_until == 0)
+		stream->hand_over_until = TimestampTzPlusMilliseconds(now, LINGER_MS);
+	if (now >= stream->hand_over_until)
+		return true;
+	pg_atomic_write_u64(&QuorumShmem->transfer_request, TRANSFER_TO_ANY);
+	shmem_wake_consensus();
+	return false;
+}
+
 /* Returns if the stream is to go on. */
 static void
 check_still_wanted(PeerStream *stream)
 {
 	TimestampTz now;
 
+	linger_in_shutdown(stream);
 	CHECK_FOR_INTERRUPTS();
 	/* This backend never gets idle, where others do this. */
 	if (catchupInterruptPending)
@@ -445,7 +496,7 @@ check_still_wanted(PeerStream *stream)
 	if (now < stream->next_shutdown_check)
 		return;
 	stream->next_shutdown_check = TimestampTzPlusMilliseconds(now, SHUTDOWN_CHECK_INTERVAL_MS);
-	if (server_is_stopping() && only_streams_remain())
+	if (server_is_stopping() && only_streams_remain() && has_handed_over(stream, now))
 		leave_with(ERRCODE_ADMIN_SHUTDOWN, "ending the peer stream because the server is shutting down");
 }
 

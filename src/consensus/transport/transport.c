@@ -112,6 +112,7 @@ transport_set_peers(const TransportPeer *members, int count)
 			peers[kept++] = peers[i];
 		else
 		{
+			peer_flush(peers[i], transport_now_us());	/* its last words, as far as the socket takes them */
 			inbound_reject(peers[i]->member.node_id);
 			add_counters(&departed_counters, &peers[i]->counters);
 			peer_destroy(peers[i]);
