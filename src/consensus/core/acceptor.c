@@ -80,6 +80,7 @@ send_promise(PaxosCore *core)
 	promise->first_slot = slot;
 	promise->delivered_slot = core->delivered_slot;
 	promise->incarnation = core->settings.incarnation;
+	promise->durable_position = core->durable_position;
 	promise->entries = entries;
 	for (; slot <= core->window.max_accepted_slot; slot++)
 	{
@@ -302,6 +303,7 @@ acceptor_send_report(PaxosCore *core)
 	report->accepted_slot = core->report_slot;
 	report->delivered_slot = core->delivered_slot;
 	report->incarnation = core->settings.incarnation;
+	report->durable_position = core->durable_position;
 	report->round = core->report_round;
 	report->sent_ms = core->report_sent_ms;
 	for (uint32_t i = 0; i < core->report_range_count; i++)
@@ -321,7 +323,7 @@ acceptance_is_durable(PaxosCore *core, const PendingAcceptance *pending)
 		return;					/* another ballot was accepted meanwhile; its own record counts */
 	if (is_leader(core))
 	{
-		if (ballot_equal(pending->ballot, core->ballot))
+		if (ballot_equal(pending->ballot, core->ballot) && core->self_index >= 0)
 			proposer_vote(core, entry, core->self_index);
 	}
 	else if (ballot_equal(pending->ballot, core->leader_ballot) || entry->chosen)

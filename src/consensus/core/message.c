@@ -21,6 +21,7 @@
 #define RANGE_BYTES 16
 #define BALLOT_BYTES 12
 #define PLAIN_ENTRY_BYTES 25
+#define MARK_BYTES 12
 
 /* The fields in the order in which they stand in a frame. */
 enum
@@ -37,10 +38,12 @@ enum
 	FIELD_SENT_MS = 1 << 9,
 	FIELD_NUMBER = 1 << 10,
 	FIELD_READ_INDEX = 1 << 11,
-	FIELD_FLAG = 1 << 12,
-	FIELD_SERVES = 1 << 13,
-	FIELD_RANGES = 1 << 14,
-	FIELD_ENTRIES = 1 << 15
+	FIELD_DURABLE = 1 << 12,
+	FIELD_FLAG = 1 << 13,
+	FIELD_SERVES = 1 << 14,
+	FIELD_RANGES = 1 << 15,
+	FIELD_MARKS = 1 << 16,
+	FIELD_ENTRIES = 1 << 17
 };
 
 static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
@@ -59,8 +62,29 @@ static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_FORWARD] = FIELD_ENTRIES,
 	[PAXOS_MESSAGE_READ_REQUEST] = FIELD_NUMBER,
 	[PAXOS_MESSAGE_READ_ANSWER] = FIELD_BALLOT | FIELD_NUMBER | FIELD_READ_INDEX | FIELD_FLAG,
-	[PAXOS_MESSAGE_FORWARD_AGAIN] = FIELD_BALLOT
+	[PAXOS_MESSAGE_FORWARD_AGAIN] = FIELD_BALLOT,
+	[PAXOS_MESSAGE_TRIMMED] = FIELD_FIRST_SLOT,
+	[PAXOS_MESSAGE_HAND_OVER] = FIELD_BALLOT | FIELD_CHOSEN_SLOT
 };
+
+/* What version 3 adds to the types that version 2 has. */
+static const uint32_t message_fields_since_3[PAXOS_MESSAGE_TYPE_END] = {
+	[PAXOS_MESSAGE_PROMISE] = FIELD_DURABLE,
+	[PAXOS_MESSAGE_REPORT] = FIELD_DURABLE,
+	[PAXOS_MESSAGE_HEARTBEAT] = FIELD_MARKS
+};
+
+static uint32_t
+fields_of(const PaxosMessage *message)
+{
+	return message_fields[message->type] | (message->version >= 3 ? message_fields_since_3[message->type] : 0);
+}
+
+uint8_t
+message_first_version(PaxosMessageType type)
+{
+	return type == PAXOS_MESSAGE_TRIMMED || type == PAXOS_MESSAGE_HAND_OVER ? 3 : PAXOS_OLDEST_FRAME_VERSION;
+}
 
 /* The plain u64 fields, so that size, encode and decode need no line for each. */
 typedef struct NumberField
@@ -79,13 +103,14 @@ static const NumberField number_fields[] = {
 	{FIELD_ROUND, offsetof(PaxosMessage, round)},
 	{FIELD_SENT_MS, offsetof(PaxosMessage, sent_ms)},
 	{FIELD_NUMBER, offsetof(PaxosMessage, number)},
-	{FIELD_READ_INDEX, offsetof(PaxosMessage, read_index)}
+	{FIELD_READ_INDEX, offsetof(PaxosMessage, read_index)},
+	{FIELD_DURABLE, offsetof(PaxosMessage, durable_position)}
 };
 
 #define NUMBER_FIELD_COUNT (sizeof(number_fields) / sizeof(number_fields[0]))
 
 /* Fields that may hold any 64-bit number: they are only echoed or compared. */
-#define FREE_FIELDS (FIELD_INCARNATION | FIELD_SENT_MS | FIELD_NUMBER)
+#define FREE_FIELDS (FIELD_INCARNATION | FIELD_SENT_MS | FIELD_NUMBER | FIELD_DURABLE)
 
 /* ---- writing ---- */
 
@@ -139,7 +164,7 @@ message_entry_size(PaxosMessageType type, uint32_t length)
 size_t
 paxos_message_size(const PaxosMessage *message)
 {
-	uint32_t	fields = message_fields[message->type];
+	uint32_t	fields = fields_of(message);
 	size_t		size = HEADER_BYTES + CRC_BYTES;
 
 	if (fields & FIELD_BALLOT)
@@ -155,6 +180,8 @@ paxos_message_size(const PaxosMessage *message)
 		size += 1;
 	if (fields & FIELD_RANGES)
 		size += 1 + (size_t) message->range_count * RANGE_BYTES;
+	if (fields & FIELD_MARKS)
+		size += 1 + (size_t) message->mark_count * MARK_BYTES;
 	if (fields & FIELD_ENTRIES)
 	{
 		size += 4;
@@ -168,15 +195,17 @@ paxos_message_size(const PaxosMessage *message)
 size_t
 paxos_message_encode(const PaxosMessage *message, uint8_t *buffer, size_t capacity)
 {
-	uint32_t	fields = message_fields[message->type];
+	uint32_t	fields = fields_of(message);
 	size_t		size = paxos_message_size(message);
 	Writer		writer = {buffer, buffer + size};
+	uint8_t		version = message->version == 0 ? PAXOS_OLDEST_FRAME_VERSION : message->version;
 
+	PAXOS_ASSERT(version >= message_first_version(message->type) && version <= PAXOS_NEWEST_FRAME_VERSION);
 	PAXOS_ASSERT(size <= PAXOS_MAX_FRAME_BYTES);
 	if (size > capacity)
 		return 0;
 	put(&writer, PAXOS_WIRE_MAGIC, 2);
-	put(&writer, PAXOS_WIRE_VERSION, 1);
+	put(&writer, version, 1);
 	put(&writer, (uint64_t) message->type, 1);
 	put(&writer, size, 4);
 	if (fields & FIELD_BALLOT)
@@ -197,6 +226,15 @@ paxos_message_encode(const PaxosMessage *message, uint8_t *buffer, size_t capaci
 		{
 			put(&writer, message->ranges[i].first, 8);
 			put(&writer, message->ranges[i].last, 8);
+		}
+	}
+	if (fields & FIELD_MARKS)
+	{
+		put(&writer, message->mark_count, 1);
+		for (uint32_t i = 0; i < message->mark_count; i++)
+		{
+			put(&writer, message->marks[i].node_id, 4);
+			put(&writer, message->marks[i].position, 8);
 		}
 	}
 	if (fields & FIELD_ENTRIES)
@@ -359,9 +397,25 @@ get_ranges(Reader *reader, PaxosMessage *message)
 }
 
 static const char *
+get_marks(Reader *reader, PaxosMessage *message)
+{
+	uint64_t	count = get(reader, 1);
+
+	if (reader->failed || count > PAXOS_MAX_MEMBERS)
+		return "malformed count of marks";
+	for (uint32_t i = 0; i < count; i++)
+	{
+		message->marks[i].node_id = (uint32_t) get(reader, 4);
+		message->marks[i].position = get(reader, 8);
+	}
+	message->mark_count = (uint32_t) count;
+	return reader->failed ? "truncated" : NULL;
+}
+
+static const char *
 get_fields(Reader *reader, PaxosMessage *message, PaxosMessageEntry *entries)
 {
-	uint32_t	fields = message_fields[message->type];
+	uint32_t	fields = fields_of(message);
 	const char *why = NULL;
 
 	if (fields & FIELD_BALLOT)
@@ -393,6 +447,8 @@ get_fields(Reader *reader, PaxosMessage *message, PaxosMessageEntry *entries)
 		return "no slot";
 	if (fields & FIELD_RANGES)
 		why = get_ranges(reader, message);
+	if (why == NULL && (fields & FIELD_MARKS))
+		why = get_marks(reader, message);
 	if (why == NULL && (fields & FIELD_ENTRIES))
 		why = get_entries(reader, message, entries);
 	return why;
@@ -403,6 +459,7 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 {
 	Reader		reader = {frame, frame + length, false};
 	Reader		trailer;
+	uint64_t	version = 0;
 	uint64_t	type;
 
 	memset(message, 0, sizeof(*message));
@@ -411,7 +468,7 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 		*why = "length out of range";
 	else if (get(&reader, 2) != PAXOS_WIRE_MAGIC)
 		*why = "not a frame of this protocol";
-	else if (get(&reader, 1) != PAXOS_WIRE_VERSION)
+	else if ((version = get(&reader, 1)) < PAXOS_OLDEST_FRAME_VERSION || version > PAXOS_NEWEST_FRAME_VERSION)
 		*why = "unknown protocol version";
 	if (*why != NULL)
 		return false;
@@ -423,12 +480,13 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 		*why = "wrong length";
 	else if (get(&trailer, 4) != crc32c_compute(frame, length - CRC_BYTES))
 		*why = "wrong checksum";
-	else if (type == 0 || type >= PAXOS_MESSAGE_TYPE_END)
+	else if (type == 0 || type >= PAXOS_MESSAGE_TYPE_END || version < message_first_version((PaxosMessageType) type))
 		*why = "unknown type of message";
 	if (*why != NULL)
 		return false;
 
 	message->type = (PaxosMessageType) type;
+	message->version = (uint8_t) version;
 	*why = get_fields(&reader, message, entries);
 	if (*why == NULL && (reader.failed || reader.at != reader.end))
 		*why = "wrong length of fields";
