@@ -17,7 +17,11 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
 
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
@@ -32,8 +36,7 @@ static uint32 confirmed_by[QUORUM_MAX_MEMBERS]; /* voters and others that let th
 static int	confirmed_count = 0;
 static char *refusal = NULL;
 
-static uint64 noted_position[QUORUM_MAX_MEMBERS];	/* of status->peers[i], as last given to acceptor_mark_note */
-static uint32 noted_node_id[QUORUM_MAX_MEMBERS];
+static AcceptorMark noted[QUORUM_MAX_MEMBERS];	/* of status->peers[i], as last given to acceptor_mark_note */
 static uint64 written_generation = 0;
 static uint64 note_written_ms = 0;
 
@@ -60,11 +63,13 @@ memory_note_peers(const PaxosStatus *status)
 	{
 		const PaxosPeerStatus *peer = &status->peers[p];
 
-		if (noted_node_id[p] == peer->node_id && noted_position[p] >= peer->durable_position)
+		if (noted[p].node_id == peer->node_id && noted[p].start_count == peer->durable_incarnation &&
+			noted[p].durable_position == peer->durable_position)
 			continue;
-		noted_node_id[p] = peer->node_id;
-		noted_position[p] = peer->durable_position;
-		acceptor_mark_note(peer->node_id, peer->durable_position);
+		noted[p].node_id = peer->node_id;
+		noted[p].start_count = peer->durable_incarnation;
+		noted[p].durable_position = peer->durable_position;
+		acceptor_mark_note(peer->node_id, peer->durable_incarnation, peer->durable_position);
 	}
 }
 
@@ -140,6 +145,10 @@ missing_confirmations(void)
 static void
 step_aside(void)
 {
+	/* The loop's own handler leaves the end to the loop, which is over. */
+	pqsignal(SIGTERM, die);
+	if (ShutdownRequestPending)
+		proc_exit(0);
 	transport_shutdown();
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	read_round_note_quorum(false);

@@ -23,15 +23,14 @@
 AcceptorVerdict
 acceptor_mark_check(const AcceptorMark *mark, const AcceptorClaim *claim)
 {
-	if (mark->node_id != 0 && mark->journal_incarnation != 0)
-	{
-		if (claim->journal_incarnation != mark->journal_incarnation)
-			return ACCEPTOR_OTHER_JOURNAL;
-		if (claim->start_count < mark->start_count)
-			return ACCEPTOR_OLDER_START;
-		if (claim->start_count == mark->start_count)
-			return claim->start_nonce == mark->start_nonce ? ACCEPTOR_REMEMBERS : ACCEPTOR_OTHER_OF_SAME_START;
-	}
+	if (mark->node_id == 0)
+		return ACCEPTOR_REMEMBERS;
+	if (mark->journal_incarnation != 0 && claim->journal_incarnation != mark->journal_incarnation)
+		return ACCEPTOR_OTHER_JOURNAL;
+	if (claim->start_count < mark->start_count)
+		return ACCEPTOR_OLDER_START;
+	if (claim->start_count == mark->start_count)
+		return mark->start_nonce == 0 || claim->start_nonce == mark->start_nonce ? ACCEPTOR_REMEMBERS : ACCEPTOR_OTHER_OF_SAME_START;
 	/* A later start than any that is known: its journal was whole if it begins no earlier than the last one was seen to end. */
 	return claim->recovered_position < mark->durable_position ? ACCEPTOR_FORGOT : ACCEPTOR_REMEMBERS;
 }
@@ -114,8 +113,7 @@ acceptor_mark_admit(const AcceptorClaim *claim, AcceptorMark *known)
 	else
 		memset(known, 0, sizeof(AcceptorMark));
 	verdict = acceptor_mark_check(known, claim);
-	if (verdict == ACCEPTOR_REMEMBERS && mark != NULL &&
-		(mark->start_count != claim->start_count || mark->journal_incarnation != claim->journal_incarnation))
+	if (verdict == ACCEPTOR_REMEMBERS && mark != NULL && mark->start_nonce != claim->start_nonce)
 	{
 		mark->journal_incarnation = claim->journal_incarnation;
 		mark->start_count = claim->start_count;
@@ -127,32 +125,29 @@ acceptor_mark_admit(const AcceptorClaim *claim, AcceptorMark *known)
 	return verdict;
 }
 
+/* Under the lock.  A position of an older start than is known says nothing new. */
+static bool
+raise_mark(AcceptorMark *mark, uint64 start_count, uint64 start_nonce, uint64 durable_position)
+{
+	if (start_count < mark->start_count || (start_count == mark->start_count && durable_position <= mark->durable_position))
+		return false;
+	if (start_count > mark->start_count)
+		mark->start_nonce = start_nonce;
+	mark->start_count = start_count;
+	mark->durable_position = Max(mark->durable_position, durable_position);
+	return true;
+}
+
 void
-acceptor_mark_note(uint32 node_id, uint64 durable_position)
+acceptor_mark_note(uint32 node_id, uint64 start_count, uint64 durable_position)
 {
 	AcceptorMark *mark;
 
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	mark = find_or_add_mark(node_id);
-	if (mark != NULL && durable_position > mark->durable_position)
-	{
-		mark->durable_position = durable_position;
+	if (mark != NULL && raise_mark(mark, start_count, 0, durable_position))
 		QuorumShmem->acceptor_marks_generation++;
-	}
 	LWLockRelease(QuorumShmem->lock);
-}
-
-uint64
-acceptor_mark_position(uint32 node_id)
-{
-	const AcceptorMark *mark;
-	uint64		position;
-
-	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
-	mark = find_mark(node_id);
-	position = mark != NULL ? mark->durable_position : 0;
-	LWLockRelease(QuorumShmem->lock);
-	return position;
 }
 
 uint64
@@ -197,13 +192,9 @@ add_mark(const AcceptorMark *restored)
 
 	if (mark == NULL)
 		return;
-	if (restored->start_count > mark->start_count)
-	{
+	if (mark->journal_incarnation == 0)
 		mark->journal_incarnation = restored->journal_incarnation;
-		mark->start_count = restored->start_count;
-		mark->start_nonce = restored->start_nonce;
-	}
-	mark->durable_position = Max(mark->durable_position, restored->durable_position);
+	(void) raise_mark(mark, restored->start_count, restored->start_nonce, restored->durable_position);
 }
 
 bool

@@ -20,10 +20,10 @@
 typedef struct AcceptorMark
 {
 	uint32		node_id;		/* 0: free */
-	uint64		journal_incarnation;	/* 0: not known yet, nor are the two below */
-	uint64		start_count;	/* the highest that was let in */
-	uint64		start_nonce;	/* random, of that start */
-	uint64		durable_position;	/* segment number << 32 | offset; 0: none was heard */
+	uint64		journal_incarnation;	/* 0: not known yet */
+	uint64		start_count;	/* the highest that was let in, or heard of */
+	uint64		start_nonce;	/* random, of that start; 0: not known yet */
+	uint64		durable_position;	/* segment number << 32 | offset, in that start or before; 0: none was heard */
 } AcceptorMark;
 
 typedef struct AcceptorClaim
@@ -53,11 +53,10 @@ extern char *acceptor_verdict_detail(AcceptorVerdict verdict, const AcceptorMark
 /*
  * The marks in shared memory; all take QuorumShmem->lock.
  * acceptor_mark_admit: checks the claim, and takes note of it if it is sound; *mark is what was known before.
- * acceptor_mark_note: a peer's journal is durable up to there, as it says, or as the leader says of it.  Cheap if that is known.
+ * acceptor_mark_note: in that start a peer's journal is durable up to there, as it says, or as the leader says of it.
  */
 extern AcceptorVerdict acceptor_mark_admit(const AcceptorClaim *claim, AcceptorMark *mark);
-extern void acceptor_mark_note(uint32 node_id, uint64 durable_position);
-extern uint64 acceptor_mark_position(uint32 node_id);
+extern void acceptor_mark_note(uint32 node_id, uint64 start_count, uint64 durable_position);
 
 /* For the journal: bytes of all marks, of a version; grows when there is news.  Decoding adds to what is known; false: malformed. */
 extern uint64 acceptor_marks_generation(void);

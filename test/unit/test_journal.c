@@ -839,7 +839,9 @@ check_entry_refusal(const char *name, JournalEntry entry)
 static void
 nonsense_with_a_right_checksum_is_refused(void)
 {
-	JournalEntry unknown_type = {.type = 67};
+	JournalEntry unknown_type = {.type = 68};
+	static const uint8_t long_bytes[JOURNAL_MAX_NOTE_BYTES + 1];
+	JournalEntry long_note = {.type = JOURNAL_RECORD_NOTE,.bytes = long_bytes,.length = sizeof(long_bytes)};
 	JournalEntry type_zero = {.type = 0};
 	JournalEntry unknown_kind = {.type = PAXOS_RECORD_ACCEPTED,.value_kind = (PaxosValueKind) 3};
 	JournalEntry promise_with_value = {.type = PAXOS_RECORD_PROMISE,.bytes = values,.length = 8};
@@ -847,6 +849,7 @@ nonsense_with_a_right_checksum_is_refused(void)
 	JournalEntry durable_ahead = {.type = PAXOS_RECORD_CHOSEN,.durable = {1, SEGMENT_BYTES}};
 
 	check_entry_refusal("an unknown record type", unknown_type);
+	check_entry_refusal("a note that is too long", long_note);
 	check_entry_refusal("record type 0", type_zero);
 	check_entry_refusal("an unknown kind of value", unknown_kind);
 	check_entry_refusal("a promise with a value", promise_with_value);

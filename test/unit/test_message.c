@@ -302,12 +302,43 @@ version_2_is_as_it_was(void)
 			printf("# %s has checksum 0x%08X\n", type_names[type], crc);
 			same = false;
 		}
+		if (type == PAXOS_MESSAGE_PROMISE || type == PAXOS_MESSAGE_REPORT || type == PAXOS_MESSAGE_HEARTBEAT)
+			continue;
 		message.version = 3;
 		differs_in_the_version &= paxos_message_encode(&message, newer, sizeof(newer)) == length && newer[2] == 3 &&
 			decodes(newer, length) && decoded.version == 3 && memcmp(frame + 3, newer + 3, length - 7) == 0;
 	}
 	ok(same, "frames of version 2 are byte for byte what they were");
-	ok(differs_in_the_version, "what version 2 has is the same in version 3, but for the version");
+	ok(differs_in_the_version, "what version 2 has is the same in version 3, but for the version and the positions of journals");
+}
+
+/* What a journal holds durably goes with promises, reports and heartbeats of version 3. */
+static void
+positions_travel_in_version_3(PaxosMessageType type)
+{
+	uint8_t		frame[512];
+	PaxosMessage message = example(type);
+	size_t		length;
+	char		name[100];
+	bool		is_heartbeat = type == PAXOS_MESSAGE_HEARTBEAT;
+
+	message.version = 3;
+	message.durable_position = is_heartbeat ? 0 : UINT64_MAX - 1;
+	message.mark_count = is_heartbeat ? 2 : 0;
+	message.marks[0] = (PaxosDurableMark) {7, 3, UINT64_MAX};
+	message.marks[1] = (PaxosDurableMark) {8, UINT64_MAX, 1};
+	length = paxos_message_encode(&message, frame, sizeof(frame));
+	snprintf(name, sizeof(name), "%s of version 3 tells how far journals are durable", type_names[type]);
+	ok(decodes(frame, length) && decoded.durable_position == message.durable_position && decoded.mark_count == message.mark_count &&
+	   (!is_heartbeat || (decoded.marks[0].node_id == 7 && decoded.marks[0].incarnation == 3 && decoded.marks[0].position == UINT64_MAX && decoded.marks[1].position == 1)), name);
+	if (is_heartbeat)
+	{
+		message.mark_count = PAXOS_MAX_MEMBERS;
+		length = paxos_message_encode(&message, frame, sizeof(frame));
+		frame[length - 4 - PAXOS_MAX_MEMBERS * 20 - 1] = PAXOS_MAX_MEMBERS + 1;
+		seal(frame, length);
+		ok(!decodes(frame, length), "more marks than there can be members are refused");
+	}
 }
 
 static void
@@ -374,6 +405,9 @@ main(void)
 	}
 	insane_fields_are_refused();
 	version_2_is_as_it_was();
+	positions_travel_in_version_3(PAXOS_MESSAGE_PROMISE);
+	positions_travel_in_version_3(PAXOS_MESSAGE_REPORT);
+	positions_travel_in_version_3(PAXOS_MESSAGE_HEARTBEAT);
 	new_types_need_version_3(PAXOS_MESSAGE_TRIMMED);
 	new_types_need_version_3(PAXOS_MESSAGE_HAND_OVER);
 	large_frames();

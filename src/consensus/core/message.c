@@ -21,7 +21,7 @@
 #define RANGE_BYTES 16
 #define BALLOT_BYTES 12
 #define PLAIN_ENTRY_BYTES 25
-#define MARK_BYTES 12
+#define MARK_BYTES 20
 
 /* The fields in the order in which they stand in a frame. */
 enum
@@ -234,6 +234,7 @@ paxos_message_encode(const PaxosMessage *message, uint8_t *buffer, size_t capaci
 		for (uint32_t i = 0; i < message->mark_count; i++)
 		{
 			put(&writer, message->marks[i].node_id, 4);
+			put(&writer, message->marks[i].incarnation, 8);
 			put(&writer, message->marks[i].position, 8);
 		}
 	}
@@ -406,6 +407,7 @@ get_marks(Reader *reader, PaxosMessage *message)
 	for (uint32_t i = 0; i < count; i++)
 	{
 		message->marks[i].node_id = (uint32_t) get(reader, 4);
+		message->marks[i].incarnation = get(reader, 8);
 		message->marks[i].position = get(reader, 8);
 	}
 	message->mark_count = (uint32_t) count;

@@ -20,7 +20,7 @@
  * u64 slot and a ballot.  In ACCEPT and LEARN entry i is of slot first_slot + i.
  *
  * Version 3 has all of version 2 and two types more (TRIMMED, HAND_OVER); PROMISE and REPORT end with durable_position before ranges and entries,
- * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 position.  A frame says the version that its receiver was said to
+ * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 incarnation, u64 position.  A frame says the version that its receiver was said to
  * understand (paxos_set_peer_version); a type that is new in it is never sent to others, so a cluster of both builds works as one
  * of the older, less what needs the new types.
  */
@@ -100,10 +100,11 @@ typedef struct PaxosSlotRange
 	PaxosSlot	last;
 } PaxosSlotRange;
 
-/* Up to where a node's journal is durable, as far as the sender knows. */
+/* Up to where a node's journal is durable, as far as the sender knows, in the start that it said so. */
 typedef struct PaxosDurableMark
 {
 	uint32_t	node_id;
+	uint64_t	incarnation;
 	uint64_t	position;
 } PaxosDurableMark;
 

@@ -163,12 +163,14 @@ flush(PaxosCore *core)
 }
 
 static void
-note_durable(PaxosCore *core, uint32_t node_id, uint64_t position)
+note_durable(PaxosCore *core, uint32_t node_id, uint64_t incarnation, uint64_t position)
 {
 	Peer	   *peer = config_peer(core, node_id);
 
-	if (peer != NULL)
-		peer->durable_position = max_u64(peer->durable_position, position);
+	if (peer == NULL || position == 0 || incarnation < peer->durable_incarnation)
+		return;
+	peer->durable_incarnation = incarnation;
+	peer->durable_position = max_u64(peer->durable_position, position);
 }
 
 static void
@@ -181,9 +183,9 @@ on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 		return;
 	if (peer != NULL)
 		peer->last_contact_ms = core->now_ms;
-	note_durable(core, from, message->durable_position);
+	note_durable(core, from, message->incarnation, message->durable_position);
 	for (uint32_t i = 0; i < message->mark_count; i++)
-		note_durable(core, message->marks[i].node_id, message->marks[i].position);
+		note_durable(core, message->marks[i].node_id, message->marks[i].incarnation, message->marks[i].position);
 	switch (message->type)
 	{
 		case PAXOS_MESSAGE_PRE_VOTE:
@@ -408,6 +410,7 @@ paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 		out->accepted_slot = peer->accepted_slot;
 		out->delivered_slot = peer->delivered_slot;
 		out->durable_position = peer->durable_position;
+		out->durable_incarnation = peer->durable_incarnation;
 		status->peer_count++;
 	}
 }

@@ -266,10 +266,12 @@ typedef struct PaxosPeerStatus
 	PaxosSlot	delivered_slot;
 
 	/*
-	 * Its journal was durable up to here when it said so last, to this node or to the leader; 0: not known.  A number that its host gives with PERSISTED and that
-	 * never goes back, of no meaning to the core: a host that finds a peer with less knows that it has forgotten something.
+	 * Its journal was durable up to here when it said so last, to this node or to the leader, and in which of its starts that was; 0: not known.  A number that
+	 * its host gives with PERSISTED and that never goes back, of no meaning to the core: a host that finds a peer with less knows that it has forgotten
+	 * something.
 	 */
 	uint64_t	durable_position;
+	uint64_t	durable_incarnation;
 } PaxosPeerStatus;
 
 typedef struct PaxosStatus

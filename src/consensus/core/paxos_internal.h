@@ -123,7 +123,8 @@ typedef struct Peer
 	/* as reported, whoever leads */
 	uint64_t	last_contact_ms;
 	uint32_t	round_trip_ms;
-	uint64_t	durable_position;	/* the highest that it, or the leader, told */
+	uint64_t	durable_position;	/* the highest that it, or the leader, told … */
+	uint64_t	durable_incarnation;	/* … of its newest start that said so */
 	uint64_t	incarnation;	/* of the start that the next three are from */
 	PaxosSlot	accepted_slot;
 	PaxosSlot	delivered_slot;

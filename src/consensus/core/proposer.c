@@ -488,13 +488,14 @@ send_accepts(PaxosCore *core, Peer *peer, BuiltAccept *last)
 }
 
 static void
-add_mark(PaxosMessage *heartbeat, uint32_t node_id, uint64_t position)
+add_mark(PaxosMessage *heartbeat, uint32_t node_id, uint64_t incarnation, uint64_t position)
 {
 	PaxosDurableMark *mark = &heartbeat->marks[heartbeat->mark_count];
 
 	if (position == 0)
 		return;
 	mark->node_id = node_id;
+	mark->incarnation = incarnation;
 	mark->position = position;
 	heartbeat->mark_count++;
 }
@@ -504,8 +505,10 @@ static void
 add_marks(const PaxosCore *core, PaxosMessage *heartbeat)
 {
 	for (uint32_t i = 0; i < core->config.member_count; i++)
-		add_mark(heartbeat, core->config.members[i].node_id,
-				 (int) i == core->self_index ? core->durable_position : core->peers[i].durable_position);
+		if ((int) i == core->self_index)
+			add_mark(heartbeat, core->settings.node_id, core->settings.incarnation, core->durable_position);
+		else
+			add_mark(heartbeat, core->peers[i].node_id, core->peers[i].durable_incarnation, core->peers[i].durable_position);
 }
 
 static void

@@ -72,7 +72,7 @@ extern void journal_recycle_before(Journal *journal, uint64_t first_segment);
  * A note of the host's, at most JOURNAL_MAX_NOTE_BYTES: buffered like a record; of several the last counts, and it is kept when segments are given up.
  * journal_note: the last one, found by recovery or appended since; NULL: none.
  */
-#define JOURNAL_MAX_NOTE_BYTES 65536u
+#define JOURNAL_MAX_NOTE_BYTES 4096u
 extern void journal_append_note(Journal *journal, const uint8_t *bytes, uint32_t length);
 extern const uint8_t *journal_note(const Journal *journal, uint32_t *length);
 
