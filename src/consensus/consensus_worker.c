@@ -557,6 +557,7 @@ recover(const IdentityFile *identity)
 	}
 	chosen_log_open_for_write(QUORUM_DIRECTORY);
 	worker.restoring = true;
+	worker.journal_identity = expected; /* asked for while records are restored */
 	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
 								  &worker.journal_identity, &worker.incarnation);
 	if (worker.journal_identity.cluster_id != identity->cluster_id || worker.journal_identity.node_id != identity->node_id)

@@ -45,11 +45,20 @@ has_successor(const PaxosStatus *status)
 	return status->role != PAXOS_LEADER && status->leader_id != 0;
 }
 
-/* Nobody could take over, or nobody has to. */
+/* Somebody could take over, and somebody has to. */
 static bool
-needs_none(const PaxosStatus *status)
+must_hand_over(const PaxosStatus *status)
 {
-	return (status->role != PAXOS_LEADER && farewell_deadline_ms == 0) || status->voter_count < 2 || !status->has_quorum;
+	return status->role == PAXOS_LEADER && status->voter_count > 1 && status->has_quorum;
+}
+
+static void
+leave(const char *how)
+{
+	ereport(LOG, (errmsg("consensus worker ends%s", how)));
+	ereport(FATAL,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("terminating background worker \"%s\" due to administrator command", MyBgworkerEntry->bgw_type)));
 }
 
 /* Once in each turn after SIGTERM; does not return when it is time to go. */
@@ -58,21 +67,14 @@ handover_before_exit(const PaxosStatus *status)
 {
 	uint64		now_ms = worker_now_ms();
 
-	if (!needs_none(status) && !has_successor(status))
-	{
-		if (farewell_deadline_ms == 0)
-			farewell_deadline_ms = now_ms + Min(2 * (uint64) quorum_election_timeout_ms, LONGEST_FAREWELL_MS);
-		if (now_ms < farewell_deadline_ms)
-		{
-			if (status->role == PAXOS_LEADER && status->transfer_to == 0)
-				(void) worker_transfer(0);
-			return;
-		}
-	}
-	ereport(LOG,
-			(errmsg("consensus worker ends%s", farewell_deadline_ms == 0 ? "" :
-					has_successor(status) ? " after handing the leadership over" : ", and the leadership could not be handed over in time")));
-	ereport(FATAL,
-			(errcode(ERRCODE_ADMIN_SHUTDOWN),
-			 errmsg("terminating background worker \"%s\" due to administrator command", MyBgworkerEntry->bgw_type)));
+	if (farewell_deadline_ms == 0 && !must_hand_over(status))
+		leave("");
+	if (farewell_deadline_ms == 0)
+		farewell_deadline_ms = now_ms + Min(2 * (uint64) quorum_election_timeout_ms, LONGEST_FAREWELL_MS);
+	if (has_successor(status))
+		leave(" after handing the leadership over");
+	if (now_ms >= farewell_deadline_ms)
+		leave(", and the leadership could not be handed over in time");
+	if (status->role == PAXOS_LEADER && status->transfer_to == 0)
+		(void) worker_transfer(0);
 }

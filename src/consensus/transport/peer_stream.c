@@ -30,6 +30,7 @@
 #undef ENABLE_GSS
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "executor/spi.h"
@@ -480,9 +481,12 @@ leave_with(int sqlstate, const char *message)
 	ereport(FATAL, (errcode(sqlstate), errmsg_internal("%s", message)));
 }
 
+static volatile sig_atomic_t lingering_is_over = false;
+
 static void
 end_lingering(void)
 {
+	lingering_is_over = true;
 	InterruptPending = true;
 	ProcDiePending = true;
 	SetLatch(MyLatch);
@@ -490,19 +494,22 @@ end_lingering(void)
 
 /*
  * A fast shutdown ends everybody at the same moment.  The consensus worker has still to hear the answers to what it hands over: it ends this stream
- * by its own end.  The timeout ends it too when it waits in the middle of a frame.
+ * by its own end.  The timeout ends it too when it waits in the middle of a frame.  (The postmaster sends each signal twice, to the process and to
+ * its group.)
  */
 static void
 linger_in_shutdown(PeerStream *stream)
 {
 	static TimeoutId linger_timeout = MAX_TIMEOUTS;
 
-	if (!ProcDiePending || stream->lingers || !server_is_stopping())
+	if (!ProcDiePending || lingering_is_over || (!stream->lingers && !server_is_stopping()))
+		return;
+	ProcDiePending = false;
+	if (stream->lingers)
 		return;
 	if (linger_timeout == MAX_TIMEOUTS)
 		linger_timeout = RegisterTimeout(USER_TIMEOUT, end_lingering);
 	stream->lingers = true;
-	ProcDiePending = false;
 	enable_timeout_after(linger_timeout, LINGER_MS);
 }
 
