@@ -50,6 +50,10 @@ sim_heal(Sim *sim)
 
 		if (node->exists && !node->alive)
 			sim_node_start(sim, node);
+		if (node->exists)
+			sim_node_set_version(sim, node, PAXOS_NEWEST_FRAME_VERSION);
+		if (sim->plan.trim_share > 0 && sim_chance(sim, SIM_MILLION / 2))
+			sim_trim(sim, node);
 		node->paused_until = 0;
 		node->slow_disk_until = 0;
 		if (!node->alive)
