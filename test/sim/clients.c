@@ -298,7 +298,10 @@ sim_propose_config(Sim *sim)
 	if (id == 0 || !change_is_due(sim))
 		return;
 	sim_node_status(sim, &sim->nodes[id], &status);
-	if (sim->plan.has_goals ? step_to_goal(sim, &status.config, id) : draw_change(sim, &status.config, id))
+	if (!(sim->plan.has_goals ? step_to_goal(sim, &status.config, id) : draw_change(sim, &status.config, id)))
+		return;
+	/* Now and then a second voter is to come or go at once, which a core must refuse. */
+	if (!sim_chance(sim, SIM_MILLION / 16) || draw_change(sim, &status.config, id))
 		sim_propose_members(sim, &sim->nodes[id], &status.config);
 }
 

@@ -125,6 +125,53 @@ leader_goes_on_if_nothing_happens(void)
 	stop_cluster();
 }
 
+/* Its disk is slow: as a leader it would be refused by those who have delivered more. */
+static void
+lagging_target_is_waited_for(void)
+{
+	uint32_t	first;
+	uint32_t	target;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	target = other_node(first, 1);
+	run(50);
+	cluster.nodes[target].disk_is_held = true;
+	for (int i = 0; i < 5; i++)
+		propose(first, "not yet there");
+	transfer(first, target);
+	run(50);
+	ok(times_effective(first, "not yet there") == 5 && cluster.nodes[first].sent[PAXOS_MESSAGE_HAND_OVER] == 0,
+	   "nothing is handed over before the target has accepted everything");
+	cluster.nodes[target].disk_is_held = false;
+	run(SOON_MS);
+	ok(leader() == target && same_log(first, target), "then it is");
+	stop_cluster();
+}
+
+static void
+target_that_becomes_an_old_build(void)
+{
+	uint32_t	first;
+	uint32_t	target;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	target = other_node(first, 1);
+	run(50);
+	cluster.nodes[target].disk_is_held = true;
+	propose(first, "before");
+	transfer(first, target);
+	run(5);
+	paxos_set_peer_version(cluster.nodes[first].core, target, 2);
+	cluster.nodes[target].disk_is_held = false;
+	propose(first, "after");
+	run(50);
+	ok(leader() == first && status_of(first).transfer_to == 0 && times_effective(first, "after") == 1,
+	   "a target that is started with an older build meanwhile is let go");
+	stop_cluster();
+}
+
 /* It has accepted more in that ballot than the message knows of: the leader went on long ago. */
 static void
 late_hand_over_is_ignored(void)
@@ -287,6 +334,8 @@ main(void)
 	leader_hands_over(false);
 	orders_that_cannot_be_carried_out();
 	leader_goes_on_if_nothing_happens();
+	lagging_target_is_waited_for();
+	target_that_becomes_an_old_build();
 	late_hand_over_is_ignored();
 	target_syncs_its_promise_first();
 	removed_leader_hands_over(false);
