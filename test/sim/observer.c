@@ -21,7 +21,7 @@
  *	9. ready_leader_knows_all: a leader that is ready has delivered everything that was chosen in lower ballots.
  *	10. configuration_steps: neighbouring configurations differ by at most one voter.
  *	11. banned_node_does_not_lead: a node that was told not to lead neither leads nor asks for it.
- *	12. status_is_true: the status names what was delivered.
+ *	12. status_is_true: the status names what was delivered; only a leader that is a voter has a transfer under way.
  *
  * Files values.c, journal.c, node.c, clients.c and liveness.c check and name others.
  */
@@ -209,7 +209,7 @@ chosen_record(Sim *sim, SimNode *node, PaxosSlot slot)
 {
 	sim_check(sim, slot <= sim->chosen_prefix, "chosen_claim_is_true", "a record calls slots chosen that are not", slot,
 			  sim->chosen_prefix);
-	for (PaxosSlot s = slot; s > 0 && s + 8 > slot; s--)
+	for (PaxosSlot s = slot; s > sim_base_slot(node) && s + 8 > slot; s--)
 	{
 		const SimRecord *last = sim_journal_last(node, s);
 
@@ -431,6 +431,8 @@ sim_observe_status(Sim *sim, SimNode *node)
 	sim_node_status(sim, node, &status);
 	sim_check(sim, status.delivered_slot == node->delivered, "status_is_true", "delivered slot and what was delivered",
 			  status.delivered_slot, node->delivered);
+	sim_check(sim, status.transfer_to == 0 || status.role == PAXOS_LEADER, "status_is_true", "a transfer without a leader; role, target",
+			  status.role, status.transfer_to);
 	sim_check(sim, status.chosen_slot <= sim->chosen_prefix, "chosen_claim_is_true", "a status calls slots chosen that are not",
 			  status.chosen_slot, sim->chosen_prefix);
 	sim_check(sim, node->may_lead || (status.role != PAXOS_LEADER && status.role != PAXOS_CANDIDATE), "banned_node_does_not_lead",

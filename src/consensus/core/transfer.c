@@ -27,11 +27,16 @@
 #include "paxos_internal.h"
 
 static bool
+understands(const PaxosCore *core, const Peer *peer)
+{
+	return core_peer_version(core, peer->node_id) >= message_first_version(PAXOS_MESSAGE_HAND_OVER);
+}
+
+static bool
 may_take_over(const PaxosCore *core, const Peer *peer)
 {
 	return peer->is_voter && peer->is_known && peer->link_up &&
-		is_within(peer->answered_ms, core->now_ms, core->settings.election_timeout_ms) &&
-		core_peer_version(core, peer->node_id) >= message_first_version(PAXOS_MESSAGE_HAND_OVER);
+		is_within(peer->answered_ms, core->now_ms, core->settings.election_timeout_ms) && understands(core, peer);
 }
 
 /* The voter that has accepted most; of those, the one that has delivered most, then the nearest. */
@@ -100,12 +105,14 @@ may_hand_over(const PaxosCore *core, const Peer *target)
 		target->is_known && target->accepted_slot >= core->chosen_slot;
 }
 
+/* NULL: it cannot be one any more, as when it was started anew with an older build. */
 static const Peer *
 target_of(const PaxosCore *core)
 {
 	int			index = config_find(&core->config, core->transfer_to);
+	const Peer *target = index < 0 ? NULL : &core->peers[index];
 
-	return index < 0 || !core->peers[index].is_voter ? NULL : &core->peers[index];
+	return target != NULL && target->is_voter && understands(core, target) ? target : NULL;
 }
 
 static void
