@@ -84,19 +84,27 @@ find_mark(uint32 node_id)
 	return NULL;
 }
 
-/* Node ids are never used again, so the mark of one that is no member any more may go.  NULL: the node is one too many itself. */
+/* Node ids are never used again, so the mark of one that is no member any more may go.  NULL: there are as many members as marks. */
+static AcceptorMark *
+find_place(void)
+{
+	AcceptorMark *place = find_mark(0);
+
+	for (int i = 0; place == NULL && QuorumShmem->status.member_count > 0 && i < QUORUM_MAX_MEMBERS; i++)
+		if (!is_member(QuorumShmem->acceptor_marks[i].node_id))
+			place = &QuorumShmem->acceptor_marks[i];
+	return place;
+}
+
 static AcceptorMark *
 find_or_add_mark(uint32 node_id)
 {
 	AcceptorMark *mark = find_mark(node_id);
 
-	for (int i = 0; mark == NULL && i < QUORUM_MAX_MEMBERS; i++)
-		if (QuorumShmem->acceptor_marks[i].node_id == 0 || !is_member(QuorumShmem->acceptor_marks[i].node_id))
-		{
-			mark = &QuorumShmem->acceptor_marks[i];
-			memset(mark, 0, sizeof(AcceptorMark));
-			mark->node_id = node_id;
-		}
+	if (mark != NULL || (mark = find_place()) == NULL)
+		return mark;
+	memset(mark, 0, sizeof(AcceptorMark));
+	mark->node_id = node_id;
 	return mark;
 }
 
