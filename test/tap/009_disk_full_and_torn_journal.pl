@@ -207,39 +207,7 @@ foreach my $tear (
 	$cluster->assert_same_digest('t', "$what behind the last record: the node takes part as before");
 }
 
-# The record of a proposal that nobody has answered is torn itself.  The others may have it or not: either way all end up the same.
-foreach my $tear (
-	[ 'its end is zero', sub { my ($path, $last) = @_; my $half = int($last->{length} / 2); overwrite($path, $last->{offset} + $half, "\0" x ($last->{length} - $half)); } ],
-	[ 'its head is garbage', sub { my ($path, $last) = @_; overwrite($path, $last->{offset}, random_bytes(72)); } ])
-{
-	my ($how, $damage) = @$tear;
-	my $leader = $cluster->wait_for_leader;
-	my @others = grep { $_ != $leader } $cluster->nodes;
-	my $id = ++$next_id;
-	my $session = WaitingSession->new($leader);
-	$session->run("BEGIN; INSERT INTO t VALUES ($id, 'undecided')");
-	$_->sigstop foreach @others;
-	$session->send('COMMIT');
-	$session->wait_until_waiting;
-	QuorumCluster::wait_until(
-		'the proposal to be in the journal',
-		sub {
-			$leader->sql('SELECT n.accepted_index > s.chosen_index FROM quorum.nodes AS n JOIN quorum.status AS s USING (node_name)') eq 't';
-		},
-		5);
-	$leader->kill9(all => 1);
-	$leader->wait_for_remains;
-	$session->finish;
-	my ($path, @records) = last_records($leader);
-	$damage->($path, $records[-1]);
-	my $log_start = -s $leader->logfile;
-	$leader->start;
-	$_->sigcont foreach @others;
-	$cluster->write_until_ok('INSERT INTO t VALUES (' . ++$next_id . ", 'next') ON CONFLICT DO NOTHING");
-	like(log_lines_about_journal($leader, $log_start), qr/cutting a torn tail/, "an undecided record, $how: it is cut");
-	$cluster->assert_same_digest('t', "an undecided record, $how: all nodes are the same");
-	note("an undecided record, $how: the row is there " . $leader->sql("SELECT count(*) FROM t WHERE id = $id") . ' times');
-}
+# A record that was whole and durable once is never torn by a crash: 030_a_node_that_forgot.pl and the end of this file tell what becomes of that.
 
 # ---- a_damaged_journal_is_refused: a byte that was durable is another one; the others go on, and nothing is changed
 {
