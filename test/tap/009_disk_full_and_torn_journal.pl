@@ -6,7 +6,6 @@ use FindBin;
 use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
 use QuorumCluster;
-use WaitingSession;
 use Test::More;
 use Time::HiRes qw(time);
 
