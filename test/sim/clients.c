@@ -157,21 +157,31 @@ draw_learner(Sim *sim, const PaxosConfig *config)
  * A host makes a voter only of a learner that has caught up, and asks for the next change when most voters have written down
  * that the last one is chosen; a reckless one does not look.
  */
-static bool
-change_is_due(Sim *sim)
+bool
+sim_voters_are_aware(const Sim *sim)
 {
 	uint32_t	aware = 0;
 
 	for (uint32_t i = 0; i < sim->config.member_count; i++)
+	{
+		const SimNode *node = &sim->nodes[sim->config.members[i].node_id];
+
 		aware += sim->config.members[i].is_voter &&
-			sim->nodes[sim->config.members[i].node_id].durable_chosen >= sim->config.slot;
-	return sim->plan.reckless || aware > count_voters(&sim->config) / 2;
+			(node->durable_chosen >= sim->config.slot || sim_base_slot(node) >= sim->config.slot);
+	}
+	return aware > count_voters(&sim->config) / 2;
+}
+
+static bool
+change_is_due(Sim *sim)
+{
+	return sim->plan.reckless || sim_voters_are_aware(sim);
 }
 
 static bool
 may_promote(Sim *sim, uint32_t id)
 {
-	return sim->plan.reckless || sim->nodes[id].durable_chosen >= sim->config.slot;
+	return sim->plan.reckless || sim->nodes[id].durable_chosen >= sim->config.slot || sim_base_slot(&sim->nodes[id]) >= sim->config.slot;
 }
 
 /* A node that never was; it starts when a configuration that names it is chosen.  0: there are no more. */

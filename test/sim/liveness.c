@@ -14,8 +14,8 @@
  *	   new one stays.
  *	7. minority_admits_it: soon after a minority was cut off, none of its members says that a proposal is likely to end well.
  *	8. members_serve: without trouble each member says so.
- *	9. transfer_arrives: without trouble a leader that is asked to hand over does so, to whom it was asked, within a few election timeouts at the
- *	   most, and neither deposes the other again; nothing is refused or lost by it.
+ *	9. transfer_arrives: without trouble a leader that is asked to hand over does so, to whom it was asked, within a few election
+ *	   timeouts at the most, and neither deposes the other again; nothing is refused or lost by it.
  *	10. leader_leaves: a leader that a configuration makes no voter any more knows it, and another one follows as soon.
  */
 #include "sim.h"
@@ -32,6 +32,13 @@ static SimTime
 at_most(SimTime duration, SimTime limit)
 {
 	return duration < limit ? duration : limit;
+}
+
+/* Nobody may need a node that was removed, once most voters have written down that it was. */
+static bool
+may_stay_down(Sim *sim, uint32_t id)
+{
+	return !sim_node_is_member(sim, id) && sim_voters_are_aware(sim) && sim_chance(sim, SIM_MILLION / 2);
 }
 
 /* Ends all faults: what is down starts, what sleeps wakes, the network is as a LAN is. */
@@ -51,7 +58,7 @@ sim_heal(Sim *sim)
 	{
 		SimNode    *node = &sim->nodes[id];
 
-		if (node->exists && !node->alive)
+		if (node->exists && !node->alive && !may_stay_down(sim, id))
 			sim_node_start(sim, node);
 		if (node->exists)
 			sim_node_set_version(sim, node, PAXOS_NEWEST_FRAME_VERSION);

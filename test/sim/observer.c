@@ -115,6 +115,8 @@ start_joiners(Sim *sim, PaxosSlot slot)
 	{
 		uint32_t	id = sim->config.members[i].node_id;
 
+		if (!sim->faulty && sim->nodes[id].exists && !sim->nodes[id].alive)	/* it had been removed, and was left down */
+			sim_schedule(sim, (SimEvent) {.at = sim->now, .kind = SIM_RESTART, .node = id, .life = sim->nodes[id].life});
 		if (!sim->nodes[id].exists)
 			sim_schedule(sim, (SimEvent) {
 				.at = sim->now + sim_below(sim, SIM_MS(2 * sim->plan.election_timeout_ms)),

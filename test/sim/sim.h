@@ -411,6 +411,7 @@ extern bool sim_node_is_member(const Sim *sim, uint32_t id);
 /* clients.c */
 extern void sim_client_next(Sim *sim);
 extern bool sim_propose(Sim *sim, SimNode *node);
+extern bool sim_voters_are_aware(const Sim *sim);
 extern void sim_propose_config(Sim *sim);
 extern bool sim_read(Sim *sim, SimNode *node);
 extern bool sim_transfer(Sim *sim, SimNode *node, uint32_t target);
