@@ -1,0 +1,44 @@
+/*
+ * log_state_file.h
+ *	  The file log_state as bytes: head, checksums, durable replacement; and the incoming one of another node.
+ *
+ * What the body says is consensus/log_state.h's.  The whole has a head of LOG_STATE_HEAD_BYTES, the body, and u32 CRC32C of all before; see
+ * docs/journal-format.md.  Bytes come from disk or from a peer: each function that reads checks them.
+ */
+#ifndef QUORUM_LOG_STATE_FILE_H
+#define QUORUM_LOG_STATE_FILE_H
+
+#include "postgres.h"
+
+#include "shared/shmem.h"
+
+#define LOG_STATE_PATH QUORUM_DIRECTORY "/log_state"
+#define LOG_STATE_INCOMING_PATH QUORUM_DIRECTORY "/log_state.incoming"
+#define LOG_STATE_VERSION 1
+#define LOG_STATE_HEAD_BYTES 56
+#define LOG_STATE_TAIL_BYTES 4
+
+typedef struct LogStateHead
+{
+	uint32		node_id;		/* that computed it */
+	uint64		cluster_id;
+	uint64		index;			/* the state follows from the log up to here */
+	uint64		last_applied;	/* the last entry up to there that takes effect; 0: none */
+	uint64		body_bytes;
+} LogStateHead;
+
+/*
+ * The bytes of a whole state as quorum.log_state() returns them.  Checks version, lengths and checksums, and that it belongs to cluster_id (0:
+ * whichever); ERRCODE_DATA_CORRUPTED with DETAIL if not.
+ */
+extern void log_state_check_bytes(const char *bytes, Size length, uint64 cluster_id, LogStateHead *head);
+
+/*
+ * For a node that copies tables: checks the bytes against this node's cluster and writes LOG_STATE_INCOMING_PATH durably.  When the consensus worker
+ * starts it takes that file for its log state iff the position row's index is exactly the state's, else it removes it.  So: this first, then the
+ * tables with their position row in one local transaction that is flushed, then turn_set_applied(), then shmem_restart_consensus().
+ */
+extern void log_state_write_incoming(const char *bytes, Size length);
+extern void log_state_remove_incoming(void);	/* durably; nothing happens if there is none */
+
+#endif							/* QUORUM_LOG_STATE_FILE_H */
