@@ -27,6 +27,29 @@ typedef struct LogStateHead
 	uint64		body_bytes;
 } LogStateHead;
 
+extern void log_state_encode_head(const LogStateHead *head, uint8 bytes[LOG_STATE_HEAD_BYTES]);
+extern const char *log_state_decode_head(const uint8 bytes[LOG_STATE_HEAD_BYTES], LogStateHead *head);	/* what is wrong; NULL: nothing */
+
+/*
+ * A file in the making, and one that is read: in pieces, with the checksum of all so far.  The descriptor is the process's until it is closed,
+ * by the transaction's end or an error's in a backend.
+ */
+typedef struct LogStateFile
+{
+	int			fd;				/* -1: closed */
+	const char *path;
+	uint32		crc;			/* not finished */
+} LogStateFile;
+
+extern void log_state_file_create(LogStateFile *file, const char *path);
+extern void log_state_file_append(LogStateFile *file, const void *bytes, Size length);
+extern void log_state_file_finish(LogStateFile *file);	/* checksum, fsync, close; the caller renames */
+
+extern bool log_state_file_open(LogStateFile *file, const char *path);	/* false: there is none */
+extern bool log_state_file_read(LogStateFile *file, void *bytes, Size length);	/* false: it ends before */
+extern bool log_state_file_ends_here(LogStateFile *file);	/* the checksum of all that was read follows, and nothing after it */
+extern void log_state_file_close(LogStateFile *file);
+
 /*
  * The bytes of a whole state as quorum.log_state() returns them.  Checks version, lengths and checksums, and that it belongs to cluster_id (0:
  * whichever); ERRCODE_DATA_CORRUPTED with DETAIL if not.

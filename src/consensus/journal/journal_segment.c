@@ -119,11 +119,7 @@ segment_list(const char *directory, int *count)
 bool
 journal_was_there(const char *directory)
 {
-	char		path[MAXPGPATH];
-	struct stat status;
-
-	snprintf(path, sizeof(path), "%s/%s", directory, CHOSEN_LOG_FILE_NAME);
-	return stat(path, &status) == 0;
+	return chosen_log_was_there(directory);
 }
 
 bool
