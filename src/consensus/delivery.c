@@ -97,6 +97,12 @@ delivery_begin_after(PaxosSlot slot, const Certifier *restored)
 	(void) publish_chosen_index(slot);
 }
 
+PaxosSlot
+delivery_last(void)
+{
+	return last_delivered;
+}
+
 static LogVerdict
 verdict_of(const PaxosChosen *chosen, CertifierVerdict *verdict)
 {
@@ -175,9 +181,10 @@ static void
 answer_trimmed(uint32 to)
 {
 	uint8	   *frame = worker_frame_buffer(TRIMMED_FRAME_BYTES);
-	size_t		length = paxos_encode_trimmed(worker.core, chosen_log_first_held(), frame, worker.frame_capacity);
+	size_t		length = paxos_encode_trimmed(worker.core, to, chosen_log_first_held(), frame, worker.frame_capacity);
 
-	(void) transport_send(to, frame, length);
+	if (length > 0)
+		(void) transport_send(to, frame, length);
 }
 
 /*

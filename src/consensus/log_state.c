@@ -228,7 +228,8 @@ read_config(Reader *reader, LogState *state)
 	uint32_t	length;
 	uint8_t    *bytes = read_block(reader, state, LOG_STATE_MAX_CONFIG_BYTES, "its configuration is too long", &length);
 
-	(void) check(reader, length > 0 || slot == 0, "it has no configuration, and a slot for one");
+	(void) check(reader, length > 0, "it has no configuration");
+	(void) check(reader, slot <= state->index, "its configuration is behind its end");
 	if (bytes == NULL)
 		return;
 	log_state_set_config(state, slot, bytes, length);

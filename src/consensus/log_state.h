@@ -18,9 +18,9 @@ typedef struct LogState
 {
 	uint64_t	index;
 	uint64_t	last_applied;	/* the last entry up to index with verdict APPLY; 0: none */
-	uint64_t	config_slot;	/* of the newest configuration that this node knows of: after index, if it joined with that */
+	uint64_t	config_slot;	/* of the configuration in force for index + 1; 0: the one that the cluster was created with */
 	uint32_t	config_length;
-	uint8_t    *config_bytes;	/* a CONFIG value, see member_config.h; NULL: none yet */
+	uint8_t    *config_bytes;	/* a CONFIG value, see member_config.h; NULL: not known, on a node that joined with a later one */
 	PaxosOrigins origins;
 	Certifier	certifier;
 	void	   *certifier_memory;

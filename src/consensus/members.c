@@ -220,6 +220,8 @@ members_publish_status(const PaxosStatus *status)
 	shared->journal_syncs = worker.journal_syncs;
 	shared->frames_sent = counters.frames_sent;
 	shared->frames_received = counters.frames_received;
+	shared->config_slot = worker.config_slot;
+	shared->next_node_id = worker.config.next_node_id;
 	shared->member_count = worker.config.member_count;
 	for (int i = 0; i < worker.config.member_count; i++)
 		publish_member(&shared->members[i], &worker.config.members[i], status, now_ms, now);

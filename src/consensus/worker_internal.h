@@ -1,7 +1,7 @@
 /*
  * worker_internal.h
- *	  What the files of the consensus worker share: consensus_worker.c (life and loop), delivery.c (chosen entries and
- *	  verdicts), members.c (configuration, status).  Nobody else includes it.
+ *	  What the files of the consensus worker share: consensus_worker.c (life and loop), recovery.c (its start), delivery.c (chosen entries), trimming.c (how
+ *	  much of the log is kept), members.c (configuration, status).  Nobody else includes it.
  */
 #ifndef QUORUM_WORKER_INTERNAL_H
 #define QUORUM_WORKER_INTERNAL_H
@@ -11,6 +11,7 @@
 #include "consensus/core/paxos.h"
 #include "consensus/journal/journal.h"
 #include "shared/certifier.h"
+#include "shared/identity.h"
 #include "shared/member_config.h"
 #include "shared/shmem.h"
 
@@ -61,10 +62,26 @@ extern uint8 *worker_frame_buffer(size_t size);
 /* Gives the core a proposal of this node; false if it has no room for it now. */
 extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length);
 
+/* Waits until the latch is set, or for a while. */
+extern void worker_wait_a_moment(void);
+
+extern void worker_publish_identity(const IdentityFile *identity);
+
+/* ---- recovery.c ---- */
+extern void recover(const IdentityFile *identity);
+
 /* ---- delivery.c ---- */
+extern void delivery_begin_after(PaxosSlot slot, const Certifier *restored);
+extern PaxosSlot delivery_last(void);
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
 extern void delivery_serve_catch_up(const PaxosCatchUp *request);
+
+/* ---- trimming.c ---- */
+extern void trimming_note_record(const PaxosRecord *record, JournalPlace place);
+extern PaxosSlot trimming_highest_accepted(void);	/* in the journal since this process began to read it; 0: none */
+extern void trimming_set_first_held(PaxosSlot first_slot);
+extern void trimming_run(const PaxosStatus *status);
 
 /* ---- members.c ---- */
 extern void members_take_config(uint64 slot, const char *bytes, Size length);

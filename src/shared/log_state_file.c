@@ -116,6 +116,12 @@ log_state_decode_head(const uint8 bytes[LOG_STATE_HEAD_BYTES], LogStateHead *hea
 	return NULL;
 }
 
+void
+log_state_put_checksum(char *bytes, Size length)
+{
+	put_uint32((uint8 *) bytes + length - LOG_STATE_TAIL_BYTES, crc_of(bytes, length - LOG_STATE_TAIL_BYTES));
+}
+
 /* ---- writing ---- */
 
 void
@@ -299,9 +305,15 @@ log_state_write_incoming(const char *bytes, Size length)
 	(void) durable_rename(INCOMING_TEMPORARY_PATH, LOG_STATE_INCOMING_PATH, ERROR);
 }
 
+bool
+log_state_incoming_exists(void)
+{
+	return access(LOG_STATE_INCOMING_PATH, F_OK) == 0;
+}
+
 void
 log_state_remove_incoming(void)
 {
-	if (access(LOG_STATE_INCOMING_PATH, F_OK) == 0)
+	if (log_state_incoming_exists())
 		(void) durable_unlink(LOG_STATE_INCOMING_PATH, ERROR);
 }

@@ -12,7 +12,8 @@
 
 #include "shared/shmem.h"
 
-#define LOG_STATE_PATH QUORUM_DIRECTORY "/log_state"
+#define LOG_STATE_FILE_NAME "log_state"
+#define LOG_STATE_PATH QUORUM_DIRECTORY "/" LOG_STATE_FILE_NAME
 #define LOG_STATE_INCOMING_PATH QUORUM_DIRECTORY "/log_state.incoming"
 #define LOG_STATE_VERSION 1
 #define LOG_STATE_HEAD_BYTES 56
@@ -29,6 +30,8 @@ typedef struct LogStateHead
 
 extern void log_state_encode_head(const LogStateHead *head, uint8 bytes[LOG_STATE_HEAD_BYTES]);
 extern const char *log_state_decode_head(const uint8 bytes[LOG_STATE_HEAD_BYTES], LogStateHead *head);	/* what is wrong; NULL: nothing */
+
+extern void log_state_put_checksum(char *bytes, Size length);	/* at the end of a whole state */
 
 /*
  * A file in the making, and one that is read: in pieces, with the checksum of all so far.  The descriptor is the process's until it is closed,
@@ -62,6 +65,7 @@ extern void log_state_check_bytes(const char *bytes, Size length, uint64 cluster
  * tables with their position row in one local transaction that is flushed, then turn_set_applied(), then shmem_restart_consensus().
  */
 extern void log_state_write_incoming(const char *bytes, Size length);
+extern bool log_state_incoming_exists(void);
 extern void log_state_remove_incoming(void);	/* durably; nothing happens if there is none */
 
 #endif							/* QUORUM_LOG_STATE_FILE_H */

@@ -66,6 +66,8 @@ typedef struct NodeStatus
 	uint64		journal_syncs;
 	uint64		frames_sent;
 	uint64		frames_received;
+	uint64		config_slot;	/* of the configuration in force */
+	uint32		next_node_id;
 	int			member_count;
 	MemberState members[QUORUM_MAX_MEMBERS];	/* this node included */
 } NodeStatus;
@@ -106,6 +108,13 @@ typedef struct QuorumCounters
 	pg_atomic_uint64 read_rounds;				/* that the consensus worker began for them */
 } QuorumCounters;
 
+typedef enum LogStateWanted
+{
+	LOG_STATE_NOT_WANTED = 0,
+	LOG_STATE_WANTED,			/* the consensus worker found that the journal has grown enough since the last */
+	LOG_STATE_IN_THE_MAKING		/* the compactor is at it */
+} LogStateWanted;
+
 typedef struct QuorumShared
 {
 	LWLock	   *lock;
@@ -127,6 +136,7 @@ typedef struct QuorumShared
 	pg_atomic_uint64 first_held_index;	/* entries below it have been dropped from the log; 0: not known yet.  Consensus worker writes */
 	pg_atomic_uint64 log_state_index;	/* of the file log_state; 0: none.  Compactor writes, and the consensus worker at its start */
 	pg_atomic_uint64 log_state_last_applied;	/* the last entry up to there that takes effect: tables that have it lack nothing of the state */
+	pg_atomic_uint32 log_state_wanted;	/* LogStateWanted */
 	pg_atomic_uint64 snapshot_needed;	/* 0, or the first index that others still have, while this node lacks what is before it.  Consensus worker writes */
 	pg_atomic_uint32 consensus_restart_wanted;	/* 1: the consensus worker is to end and start anew; it clears it */
 	pg_atomic_uint64 accepted_index;	/* highest that this node has accepted; a hint.  Consensus worker writes */

@@ -108,7 +108,7 @@ journal_create(const char *directory, const JournalIdentity *identity)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the journal of this node is missing"),
-				 errdetail("Directory \"%s\" holds a chosen log, but no segment of the journal that it was made from.", directory),
+				 errdetail("Directory \"%s\" holds a chosen log or a log state, but no segment of the journal that it was made from.", directory),
 				 errhint("Rejoin this node as a new one.")));
 	if (!segment_prepare(&preparation, directory, &format, 1, JOURNAL_SEGMENT_BYTES, ERROR))
 		elog(ERROR, "the first segment of the journal was not made");

@@ -26,6 +26,7 @@
 
 #include "consensus/journal/journal_segment.h"
 #include "shared/chosen_log.h"
+#include "shared/log_state_file.h"
 
 #define SPARE_FILE_NAME "spare"
 #define ZERO_BLOCK_BYTES (128 * 1024)
@@ -119,7 +120,10 @@ segment_list(const char *directory, int *count)
 bool
 journal_was_there(const char *directory)
 {
-	return chosen_log_was_there(directory);
+	char		path[MAXPGPATH];
+
+	snprintf(path, sizeof(path), "%s/%s", directory, LOG_STATE_FILE_NAME);
+	return access(path, F_OK) == 0 || chosen_log_was_there(directory);
 }
 
 bool
