@@ -171,7 +171,7 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 	NodeStatus	status;
 	bool		interrupted;
 	uint64		config_slot;
-	uint32		node_id;
+	uint32		node_id = 0;
 	bytea	   *config;
 
 	require_membership(&identity);

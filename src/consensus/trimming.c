@@ -31,7 +31,7 @@
 
 #define LOOK_INTERVAL_MS 250
 #define SEGMENTS_AT_ONCE 4		/* each costs this worker a rename or removal that is waited for */
-#define MOST_SEGMENTS_BETWEEN_STATES 4
+#define MOST_SEGMENTS_BETWEEN_STATES 2
 #define BYTES_PER_MB (1024 * 1024)
 
 /* The highest slot that has an acceptance in a segment; segments without one are not listed.  Ascending. */

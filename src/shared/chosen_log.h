@@ -20,7 +20,7 @@
 #define JOURNAL_SEGMENT_NAME_FORMAT "segment_%016llX"
 #define CHOSEN_LOG_FILE_NAME_FORMAT "chosen_index_%016llX"	/* of the first index in it */
 #define CHOSEN_LOG_FILE_PREFIX "chosen_index"
-#define CHOSEN_LOG_FILE_ITEMS 65536
+#define CHOSEN_LOG_FILE_ITEMS 16384	/* 1 MB */
 
 typedef enum LogVerdict
 {
