@@ -204,7 +204,7 @@ fit_together(void)
 }
 
 void
-recover(const IdentityFile *identity)
+recovery_run(const IdentityFile *identity)
 {
 	JournalIdentity expected = {.cluster_id = identity->cluster_id, .node_id = identity->node_id};
 
