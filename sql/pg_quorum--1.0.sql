@@ -92,6 +92,11 @@ CREATE PROCEDURE quorum.peer_stream(protocol_version int, cluster_id text, from_
 COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text)
 	IS 'internal: another node calls it and keeps the connection as a stream of consensus messages';
 
+CREATE FUNCTION quorum.log_state(at_index bigint) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'quorum_log_state' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.log_state(bigint)
+	IS 'internal: all that follows from the log up to an index, for a node that copies the tables as they were there';
+
 CREATE FUNCTION quorum.instance_id() RETURNS text
 	AS 'MODULE_PATHNAME', 'quorum_instance_id' LANGUAGE C STABLE;
 COMMENT ON FUNCTION quorum.instance_id()
@@ -369,7 +374,8 @@ CREATE FUNCTION quorum.node_counters(OUT transactions_committed bigint, OUT tran
 									 OUT blockers_aborted bigint, OUT linearizable_reads bigint, OUT read_rounds bigint,
 									 OUT elections_started bigint, OUT ballots_won bigint,
 									 OUT journal_bytes bigint, OUT journal_syncs bigint,
-									 OUT frames_sent bigint, OUT frames_received bigint)
+									 OUT frames_sent bigint, OUT frames_received bigint,
+									 OUT first_held_index bigint, OUT log_state_index bigint)
 	AS 'MODULE_PATHNAME', 'quorum_node_counters' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION quorum.node_counters() IS 'internal: beneath the view quorum.stats';
 
@@ -379,7 +385,7 @@ CREATE FUNCTION quorum.log_entries(from_index bigint DEFAULT 1, to_index bigint 
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'quorum_log_entries' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION quorum.log_entries(bigint, bigint)
-	IS 'the entries of the log from one index to another, both included; without an end, up to the last chosen one';
+	IS 'the entries of the log from one index to another, both included, as far as they are held; without an end, up to the last chosen one';
 
 CREATE FUNCTION quorum.last_conflicts(OUT occurred_at timestamptz, OUT schema_name text, OUT table_name text, OUT key text,
 									  OUT log_index bigint, OUT winner_node text, OUT winner_index bigint)
@@ -443,7 +449,8 @@ COMMENT ON COLUMN quorum.tables.table_id IS 'its number in the log, the same on 
 CREATE VIEW quorum.stats AS
 	SELECT transactions_committed, transactions_rejected, transactions_refused, transactions_abandoned, average_commit_wait,
 		   bytes_proposed, entries_applied, rows_applied, apply_transactions, blockers_aborted,
-		   linearizable_reads, read_rounds, elections_started, ballots_won, journal_bytes, journal_syncs, frames_sent, frames_received
+		   linearizable_reads, read_rounds, elections_started, ballots_won, journal_bytes, journal_syncs, frames_sent, frames_received,
+		   first_held_index, log_state_index
 	FROM quorum.node_counters();
 COMMENT ON VIEW quorum.stats IS 'counters of this node since the server was started, one row';
 COMMENT ON COLUMN quorum.stats.transactions_committed IS 'transactions of this node that the quorum agreed on and that committed here';
@@ -464,6 +471,8 @@ COMMENT ON COLUMN quorum.stats.journal_bytes IS 'size of its journal';
 COMMENT ON COLUMN quorum.stats.journal_syncs IS 'how often the journal was made durable';
 COMMENT ON COLUMN quorum.stats.frames_sent IS 'consensus messages sent';
 COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
+COMMENT ON COLUMN quorum.stats.first_held_index IS 'the log is held from this index on; what is before has been trimmed; 0: not known yet';
+COMMENT ON COLUMN quorum.stats.log_state_index IS 'a restart of the server needs the log after this index only; 0: all of it';
 
 CREATE VIEW quorum.conflicts AS
 	SELECT occurred_at, schema_name, table_name, key, log_index, winner_node, winner_index
@@ -480,7 +489,7 @@ COMMENT ON COLUMN quorum.conflicts.winner_index IS 'log index of the one that ca
 CREATE VIEW quorum.log AS
 	SELECT log_index, origin_node, incarnation, sequence, kind, verdict, bytes, conflict_index
 	FROM quorum.log_entries();
-COMMENT ON VIEW quorum.log IS 'the whole log, entry by entry; quorum.log_entries(from, to) gives a part of it faster';
+COMMENT ON VIEW quorum.log IS 'the log as far as this node holds it, entry by entry; quorum.log_entries(from, to) gives a part of it faster';
 COMMENT ON COLUMN quorum.log.log_index IS 'place in the log, the same on all nodes';
 COMMENT ON COLUMN quorum.log.origin_node IS 'node that proposed it; NULL for a no-op';
 COMMENT ON COLUMN quorum.log.incarnation IS 'which start of that node''s consensus worker';
@@ -512,5 +521,5 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
 
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
-	quorum.request_removal(int), quorum.request_transfer(int)
+	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint)
 	TO quorum_peer;

@@ -21,6 +21,9 @@ int			quorum_lock_grace_period_ms = 2000;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
 int			quorum_read_consistency = READ_LINEARIZABLE;
+int			quorum_log_keep_size_mb = 64;
+int			quorum_log_retention_size_mb = 1024;
+int			quorum_log_retention_age_s = 24 * 60 * 60;
 int			quorum_log_level = DEBUG1;
 char	   *quorum_token = NULL;
 
@@ -77,6 +80,26 @@ define_limits(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
+static void
+define_log_retention(void)
+{
+	DefineCustomIntVariable("quorum.log_keep_size",
+							"So much of the journal is kept even if all members have applied what is in it.",
+							"Members that were away for a short time are brought up to date from it. It is at most quorum.log_retention_size.",
+							&quorum_log_keep_size_mb, 64, 16, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.log_retention_size",
+							"A journal that is longer than this is trimmed though a member may lack what is in it.",
+							"A member that was away for longer copies the tables from another one.",
+							&quorum_log_retention_size_mb, 1024, 32, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.log_retention_age",
+							"What has stood in the journal for longer than this is dropped though a member may lack it.",
+							"quorum.log_keep_size is kept in any case. 0 keeps it whatever its age.",
+							&quorum_log_retention_age_s, 24 * 60 * 60, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
 static bool
 check_token(char **value, void **extra, GucSource source)
 {
@@ -105,6 +128,7 @@ config_define_settings(void)
 							   PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	define_timings();
 	define_limits();
+	define_log_retention();
 	DefineCustomEnumVariable("quorum.read_consistency",
 							 "What a statement that reads replicated tables sees.",
 							 "linearizable: all that was acknowledged on any node before it began, which takes a round to a majority; "

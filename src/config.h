@@ -21,6 +21,9 @@ extern int	quorum_lock_grace_period_ms;	/* quorum.lock_grace_period, sighup */
 extern int	quorum_max_transaction_kb;		/* quorum.max_transaction_size, superuser */
 extern int	quorum_queue_slots;				/* quorum.max_pending_transactions, postmaster */
 extern int	quorum_read_consistency;		/* quorum.read_consistency: ReadConsistency, user */
+extern int	quorum_log_keep_size_mb;		/* quorum.log_keep_size, sighup */
+extern int	quorum_log_retention_size_mb;	/* quorum.log_retention_size, sighup */
+extern int	quorum_log_retention_age_s;		/* quorum.log_retention_age, sighup; 0: whatever its age */
 extern int	quorum_log_level;				/* quorum.log_level: elevel of the workers' own progress messages */
 
 extern char *quorum_token;					/* quorum.token, user; empty: none */

@@ -82,6 +82,7 @@ _PG_init(void)
 	commit_gate_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);
+	register_worker("quorum compactor", "quorum_compactor_main", 0);
 	register_worker("quorum apply", "quorum_apply_worker_main", BGWORKER_BACKEND_DATABASE_CONNECTION);
 	register_worker("quorum lock watcher", "quorum_lock_watcher_main", 0);
 }

@@ -555,7 +555,7 @@ find_position(void)
 	if (turn_is_initialised())
 		return;
 	StartTransactionCommand();
-	index = position_find();
+	index = turn_index_of_position(position_find());
 	CommitTransactionCommand();
 	turn_set_applied(index);
 	ereport(LOG, (errmsg("applying the log after index %llu", (unsigned long long) index)));

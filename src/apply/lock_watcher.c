@@ -46,8 +46,8 @@ describe_doom(DoomedTransaction *doomed, LocalTransactionId transaction)
 	doomed->log_index = turn_applied_index() + 1;
 	if (doomed->log_index > turn_chosen_index())
 		return;					/* it has just been applied */
-	chosen_log_read_item(doomed->log_index, &item);
-	shmem_member_name(item.origin, doomed->node_name, NAMEDATALEN);
+	if (chosen_log_try_read_item(doomed->log_index, &item))
+		shmem_member_name(item.origin, doomed->node_name, NAMEDATALEN);
 }
 
 /* A prepared transaction has no process: pid 0, no one to signal. */

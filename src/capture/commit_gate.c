@@ -53,6 +53,7 @@ typedef struct GateState
 {
 	int			slot;			/* NO_SLOT outside the gate */
 	uint64		sequence;
+	uint64		after_index;	/* chosen before it was queued, so not its own */
 	uint64		nonce;			/* of a write set without a token */
 	bool		granted;
 	bool		interrupts_held;
@@ -128,6 +129,7 @@ token_text(void)
 	token.incarnation = outcome.incarnation;
 	token.sequence = gate.sequence;
 	token.nonce = gate.nonce;
+	token.after_index = gate.after_index;
 	return commit_token_text(&token);
 }
 
@@ -363,6 +365,7 @@ enter(ProposalKind kind, char *payload, Size length)
 						   length / 1024, quorum_max_transaction_kb),
 				 errhint("Split it into smaller transactions, or raise the limit.")));
 	put_nonce(kind, payload, length);
+	gate.after_index = turn_chosen_index();
 	gate.slot = proposal_submit(kind, payload, length, &gate.sequence);
 	gate.queued_at = GetCurrentTimestamp();
 	gate.granted = false;

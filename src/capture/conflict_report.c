@@ -106,9 +106,13 @@ fill_conflict(Conflict *conflict, uint64 log_index, const CertifierVerdict *verd
 	}
 	if (key_text != NULL)
 		strlcpy(conflict->key, key_text, pg_mbcliplen(key_text, strlen(key_text), CONFLICT_KEY_LENGTH - 1) + 1);
-	chosen_log_read_item(verdict->conflict_index, &winner);
-	conflict->winner_node_id = winner.origin;
-	shmem_member_name(winner.origin, conflict->winner_node, NAMEDATALEN);
+	if (chosen_log_try_read_item(verdict->conflict_index, &winner))
+	{
+		conflict->winner_node_id = winner.origin;
+		shmem_member_name(winner.origin, conflict->winner_node, NAMEDATALEN);
+	}
+	else
+		strlcpy(conflict->winner_node, "unknown", NAMEDATALEN);	/* the entry is no longer held */
 }
 
 static void

@@ -78,27 +78,37 @@ check_joiner(const char *node_name, const char *conninfo, const char *instance_i
 				 errmsg("%s is already a member of a cluster", target)));
 }
 
-/* The index of the newest configuration entry.  It is near the end of the log: the interrupted join was the last change, or almost. */
+/*
+ * The configuration in force holds the member: it was added by the last change of members, or by one not long before.  It may be no longer in the
+ * log, but the status has all of it.
+ */
 static uint64
-find_last_config(void)
+config_in_force(const NodeStatus *status, const char *node_name, uint32 *node_id, bytea **config_bytes)
 {
-	uint64		index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+	MemberConfig *config = palloc0(sizeof(MemberConfig));
+	StringInfoData bytes;
 
-	for (; index > 0; index--)
+	config->next_node_id = status->next_node_id;
+	config->member_count = status->member_count;
+	for (int i = 0; i < status->member_count; i++)
 	{
-		LogItem		item;
-
-		CHECK_FOR_INTERRUPTS();
-		chosen_log_read_item(index, &item);
-		if (item.verdict == LOG_VERDICT_CONFIG)
-			return index;
+		config->members[i].node_id = status->members[i].node_id;
+		config->members[i].is_voter = status->members[i].is_voter;
+		config->members[i].as_voter = status->members[i].as_voter;
+		strlcpy(config->members[i].node_name, status->members[i].node_name, NAMEDATALEN);
+		strlcpy(config->members[i].conninfo, status->members[i].conninfo, QUORUM_MAX_CONNINFO);
+		if (strcmp(config->members[i].node_name, node_name) == 0)
+			*node_id = config->members[i].node_id;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INTERNAL_ERROR),
-			 errmsg("the log holds no configuration entry")));
+	initStringInfo(&bytes);
+	member_config_encode(config, &bytes);
+	*config_bytes = (bytea *) palloc(VARHDRSZ + bytes.len);
+	SET_VARSIZE(*config_bytes, VARHDRSZ + bytes.len);
+	memcpy(VARDATA(*config_bytes), bytes.data, bytes.len);
+	return status->config_index;
 }
 
-/* Reads the configuration at that index and finds the member in it. */
+/* Reads the configuration at that index, which was just chosen, and finds the member in it. */
 static uint32
 read_config(uint64 index, const char *node_name, bytea **config_bytes)
 {
@@ -173,7 +183,7 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 	NodeStatus	status;
 	bool		interrupted;
 	uint64		config_slot;
-	uint32		node_id;
+	uint32		node_id = 0;
 	bytea	   *config;
 
 	require_membership(&identity);
@@ -188,7 +198,12 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 	if (!as_voter)
 		check_all_know_learners(&status);
 	check_joiner(node_name, conninfo, instance_id);
-	config_slot = interrupted ? find_last_config() : propose_joiner(node_name, conninfo, as_voter);
-	node_id = read_config(config_slot, node_name, &config);
+	if (interrupted)
+		config_slot = config_in_force(&status, node_name, &node_id, &config);
+	else
+	{
+		config_slot = propose_joiner(node_name, conninfo, as_voter);
+		node_id = read_config(config_slot, node_name, &config);
+	}
 	PG_RETURN_DATUM(make_answer(fcinfo, identity.cluster_id, node_id, config_slot, config));
 }

@@ -30,6 +30,7 @@ typedef struct Outcome
 {
 	bool		is_known;
 	bool		is_committed;
+	bool		is_forgotten;	/* it may have stood in what this node no longer holds */
 	uint64		log_index;		/* 0: none */
 } Outcome;
 
@@ -74,34 +75,59 @@ check_nonce(const LogItem *item, const ProposalToken *token)
 	pfree(payload);
 }
 
-/* In what this node knows to be chosen. */
+/* One block, forwards.  False: nothing before it needs to be looked at. */
+static bool
+look_into_block(const ProposalToken *token, uint64 first, uint64 end, Outcome *outcome)
+{
+	bool		go_on = true;
+
+	for (uint64 index = first; index < end; index++)
+	{
+		LogItem		item;
+
+		if (!chosen_log_try_read_item(index, &item))
+		{
+			outcome->is_forgotten = true;
+			continue;
+		}
+		if (is_older(&item, token))
+		{
+			go_on = false;
+			outcome->is_forgotten = false;
+		}
+		if (!is_fate(&item, token))
+			continue;
+		check_nonce(&item, token);
+		outcome->is_known = true;
+		outcome->is_committed = item.verdict == LOG_VERDICT_APPLY;
+		outcome->log_index = index;
+	}
+	return go_on && !outcome->is_known && !outcome->is_forgotten;
+}
+
+/* In what this node knows to be chosen, backwards to where the token's transaction can stand. */
 static Outcome
 look_into_log(const ProposalToken *token)
 {
+	uint64		begin = token->after_index + 1;
 	uint64		end = turn_chosen_index() + 1;
 	Outcome		outcome = {0};
-	bool		reached_older = false;
+	bool		go_on = true;
 
-	while (end > 1 && !outcome.is_known && !reached_older)
+	while (end > begin && go_on)
 	{
-		uint64		first = end > BLOCK_ENTRIES ? end - BLOCK_ENTRIES : 1;
+		uint64		first = end - begin > BLOCK_ENTRIES ? end - BLOCK_ENTRIES : begin;
 
 		CHECK_FOR_INTERRUPTS();
-		for (uint64 index = first; index < end; index++)
-		{
-			LogItem		item;
-
-			chosen_log_read_item(index, &item);
-			reached_older |= is_older(&item, token);
-			if (!is_fate(&item, token))
-				continue;
-			check_nonce(&item, token);
-			outcome.is_known = true;
-			outcome.is_committed = item.verdict == LOG_VERDICT_APPLY;
-			outcome.log_index = index;
-		}
+		go_on = look_into_block(token, first, end, &outcome);
 		end = first;
 	}
+	if (!outcome.is_known && outcome.is_forgotten)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the outcome of that transaction is no longer known to this node"),
+				 errdetail("Its log begins at index " UINT64_FORMAT ", the transaction may have stood before it.", chosen_log_first_held()),
+				 errhint("Ask a node that holds more of the log, or look into the tables for what the transaction was to change.")));
 	return outcome;
 }
 

@@ -31,7 +31,7 @@ PG_FUNCTION_INFO_V1(quorum_node_counters);
 PG_FUNCTION_INFO_V1(quorum_log_entries);
 PG_FUNCTION_INFO_V1(quorum_last_conflicts);
 
-#define MAX_COLUMNS 20
+#define MAX_COLUMNS 32
 
 /* A row under construction: columns are added from left to right. */
 typedef struct RowBuilder
@@ -272,6 +272,8 @@ quorum_node_counters(PG_FUNCTION_ARGS)
 	put_uint64(&row, status->journal_syncs);
 	put_uint64(&row, status->frames_sent);
 	put_uint64(&row, status->frames_received);
+	put_uint64(&row, pg_atomic_read_u64(&QuorumShmem->first_held_index));
+	put_uint64(&row, pg_atomic_read_u64(&QuorumShmem->log_state_index));
 	return row_datum(fcinfo, &row);
 }
 
@@ -363,7 +365,7 @@ quorum_log_entries(PG_FUNCTION_ARGS)
 	require_shared_state();
 	InitMaterializedSRF(fcinfo, 0);
 	shmem_get_status(status);
-	first_index = Max(first_index, 1);
+	first_index = Max(first_index, (int64) chosen_log_first_held());
 	last_index = Min(last_index, (int64) turn_chosen_index());
 	for (int64 index = first_index; index <= last_index; index++)
 	{
@@ -371,7 +373,8 @@ quorum_log_entries(PG_FUNCTION_ARGS)
 		LogItem		item;
 
 		CHECK_FOR_INTERRUPTS();
-		chosen_log_read_item((uint64) index, &item);
+		if (!chosen_log_try_read_item((uint64) index, &item))
+			continue;			/* trimmed since */
 		put_log_item(&row, (uint64) index, &item, status);
 		tuplestore_putvalues(result->setResult, result->setDesc, row.values, row.nulls);
 		for (int column = 0; column < row.count; column++)

@@ -107,6 +107,7 @@ append_record(const PaxosRecord *record)
 {
 	JournalPlace place = journal_append(worker.journal, record);
 
+	trimming_note_record(record, place);
 	worker.last_record = record->number;
 	if (record->type == PAXOS_RECORD_ACCEPTED)
 	{
@@ -372,6 +373,17 @@ flush(void)
 	transport_flush();
 }
 
+/* Others no longer have what this node's log lacks, or this node no longer has what its tables lack (they are an older copy). */
+static void
+publish_snapshot_needed(const PaxosStatus *status)
+{
+	uint64		needed = status->snapshot_needed;
+
+	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
+		needed = chosen_log_first_held();
+	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, needed);
+}
+
 static void
 publish(const PaxosStatus *status)
 {
@@ -397,6 +409,7 @@ publish(const PaxosStatus *status)
 	paxos_set_may_lead(worker.core, pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0);
 	members_promote_learners(status);
 	members_publish_status(status);
+	publish_snapshot_needed(status);
 }
 
 /*
@@ -437,6 +450,16 @@ time_to_deadline_ms(void)
 	return (long) (deadline_ms - now_ms);
 }
 
+/* Somebody has put a log state in place that is to be begun with. */
+static void
+restart_if_wanted(void)
+{
+	if (pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) == 0)
+		return;
+	ereport(LOG, (errmsg("consensus worker starts anew, to take over a log state")));
+	proc_exit(1);				/* the postmaster starts it again */
+}
+
 static void
 one_turn(void)
 {
@@ -446,6 +469,7 @@ one_turn(void)
 	(void) transport_wait(time_to_deadline_ms());
 	CHECK_FOR_INTERRUPTS();
 	memory_check();
+	restart_if_wanted();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -476,6 +500,7 @@ one_turn(void)
 	flush();
 	wake_apply_worker();
 	publish(&status);
+	trimming_run(&status);
 }
 
 /* ---- life ---- */
@@ -485,6 +510,7 @@ at_exit(int code, Datum argument)
 {
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
+	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, 0);
 	read_round_note_quorum(false);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = NULL;
@@ -493,37 +519,6 @@ at_exit(int code, Datum argument)
 	QuorumShmem->status.has_quorum = false;
 	QuorumShmem->status.leader_id = 0;
 	LWLockRelease(QuorumShmem->lock);
-}
-
-static void
-on_restored_record(void *context, const PaxosRecord *record, JournalPlace place)
-{
-	PaxosEffects effects;
-
-	if (record->type == PAXOS_RECORD_ACCEPTED)
-		delivery_note_place(record->slot, place);
-	if (record->type == PAXOS_RECORD_CONFIG)
-		members_take_config(record->slot, (const char *) record->value->bytes, record->value->length);
-	paxos_restore(worker.core, record, &effects);
-	if (effects.chosen_count > 0)
-		delivery_chosen(effects.chosen, effects.chosen_count);
-}
-
-/* The first start: what create_cluster or join_cluster said goes into the journal before anything else. */
-static void
-bootstrap(const IdentityFile *identity)
-{
-	PaxosProposalId no_id = {0, 0, 0};
-	PaxosRecord record = {.type = PAXOS_RECORD_CONFIG, .slot = identity->config_slot};
-	JournalPlace nowhere = {0, 0, 0};
-
-	record.value = paxos_value_make(&worker.allocator, PAXOS_VALUE_CONFIG, no_id,
-									(uint8_t *) identity->config_bytes, identity->config_length);
-	(void) journal_append(worker.journal, &record);
-	journal_write(worker.journal);
-	journal_sync(worker.journal);
-	on_restored_record(NULL, &record, nowhere);
-	paxos_value_release(&worker.allocator, record.value);
 }
 
 static void
@@ -544,39 +539,13 @@ create_core(const IdentityFile *identity)
 	worker.core = paxos_create(&settings, &worker.allocator);
 }
 
-static void
-recover(const IdentityFile *identity)
-{
-	JournalIdentity expected = {.cluster_id = identity->cluster_id, .node_id = identity->node_id};
-
-	if (!journal_exists(QUORUM_DIRECTORY))
-	{
-		if (!pg_strong_random(&expected.journal_incarnation, sizeof(uint64)))
-			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random number")));
-		journal_create(QUORUM_DIRECTORY, &expected);
-	}
-	chosen_log_open_for_write(QUORUM_DIRECTORY);
-	worker.restoring = true;
-	worker.journal_identity = expected; /* asked for while records are restored */
-	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
-								  &worker.journal_identity, &worker.incarnation);
-	if (worker.journal_identity.cluster_id != identity->cluster_id || worker.journal_identity.node_id != identity->node_id)
-		ereport(FATAL,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("journal belongs to another cluster or node than the identity file"),
-				 errhint("Restore neither of them from elsewhere; let the node join as a new one.")));
-	if (worker.config.member_count == 0)
-		bootstrap(identity);
-	memory_restore();
-	worker.restoring = false;
-}
-
 void
 worker_wait_a_moment(void)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOMENT_MS, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
+	restart_if_wanted();
 }
 
 /*
@@ -634,7 +603,7 @@ start(void)
 	identity_read(&identity);
 	pg_atomic_write_u32(&QuorumShmem->removed, 0);	/* found out anew */
 	create_core(&identity);
-	recover(&identity);
+	recovery_run(&identity);
 	proposal_queue_reset_owner();
 	read_round_reset();
 	members_publish_identity(&identity);
@@ -695,6 +664,7 @@ quorum_consensus_worker_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 
 	before_shmem_exit(at_exit, (Datum) 0);
+	pg_atomic_write_u32(&QuorumShmem->consensus_restart_wanted, 0);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = MyLatch;
 	LWLockRelease(QuorumShmem->lock);

@@ -1,6 +1,6 @@
 /*
  * consensus_worker.h
- *	  Entry point of the consensus worker: one per instance, no database connection.
+ *	  Entry points of the consensus worker and of the compactor: one per instance, no database connection.
  */
 #ifndef QUORUM_CONSENSUS_WORKER_H
 #define QUORUM_CONSENSUS_WORKER_H
@@ -8,5 +8,6 @@
 #include "postgres.h"
 
 extern PGDLLEXPORT void quorum_consensus_worker_main(Datum argument);
+extern PGDLLEXPORT void quorum_compactor_main(Datum argument);
 
 #endif							/* QUORUM_CONSENSUS_WORKER_H */

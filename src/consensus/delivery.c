@@ -13,13 +13,14 @@
 #include "utils/memutils.h"
 
 #include "consensus/transport/transport.h"
+#include "consensus/verdict.h"
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
-#include "shared/writeset.h"
 
 #define ITEMS_PER_WRITE 256
 #define CATCH_UP_ENTRIES PAXOS_MAX_ENTRIES_PER_MESSAGE
+#define TRIMMED_FRAME_BYTES 1024
 
 /* Where the last ACCEPTED record of each recent slot stands in the journal. */
 typedef struct PlaceOfSlot
@@ -73,59 +74,45 @@ delivery_note_place(PaxosSlot slot, JournalPlace place)
 }
 
 /* Fresh memory of the system's, which it gives page by page as it is used. */
-static void
-create_certifier(void)
+static Certifier *
+get_certifier(void)
 {
-	void	   *memory = calloc(1, certifier_memory_size(CERTIFIER_KEY_CAPACITY, CERTIFIER_TOKEN_CAPACITY));
+	void	   *memory;
 
+	if (certifier.keys.capacity != 0)
+		return &certifier;
+	memory = calloc(1, certifier_memory_size(CERTIFIER_KEY_CAPACITY, CERTIFIER_TOKEN_CAPACITY));
 	if (memory == NULL)
 		ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	certifier_init(&certifier, memory, CERTIFIER_KEY_CAPACITY, CERTIFIER_TOKEN_CAPACITY);
+	return &certifier;
 }
 
-/* A write set that cannot be read is the same on every node, so rejecting it is a verdict like any other. */
-static LogVerdict
-data_verdict(const PaxosChosen *chosen, CertifierVerdict *verdict)
+/* The memory is ours from here on. */
+void
+delivery_begin_after(PaxosSlot slot, const Certifier *restored)
 {
-	PaxosValue *value = chosen->value;
-	WriteSetHeader header;
-	CertifierEntry entry = {.index = chosen->slot};
+	certifier = *restored;
+	last_delivered = slot;
+	(void) publish_chosen_index(slot);
+}
 
-	verdict->reason = CERTIFIER_MALFORMED;
-	verdict->conflict_index = chosen->slot;
-	if (!writeset_peek_header((const char *) value->bytes, value->length, &header))
-		return LOG_VERDICT_REJECTED;
-	entry.base = header.base;
-	if ((header.flags & WRITESET_NONCE) != 0)
-		entry.proposal = header.token;
-	else
-		entry.token = header.token;
-	entry.is_fence = (header.flags & WRITESET_FENCE) != 0;
-	entry.key_count = header.key_count;
-	entry.keys = (const uint8 *) header.keys;
-	if (certifier.keys.capacity == 0)
-		create_certifier();
-	certify(&certifier, &entry, verdict);
-	return verdict->reason == CERTIFIER_APPLY ? LOG_VERDICT_APPLY : LOG_VERDICT_REJECTED;
+PaxosSlot
+delivery_last(void)
+{
+	return last_delivered;
 }
 
 static LogVerdict
 verdict_of(const PaxosChosen *chosen, CertifierVerdict *verdict)
 {
-	if (chosen->duplicate)
-		return LOG_VERDICT_DUPLICATE;
-	switch (chosen->value->kind)
-	{
-		case PAXOS_VALUE_NOOP:
-			return LOG_VERDICT_NOOP;
-		case PAXOS_VALUE_CONFIG:
-			members_take_config(chosen->slot, (const char *) chosen->value->bytes, chosen->value->length);
-			return LOG_VERDICT_CONFIG;
-		case PAXOS_VALUE_DATA:
-			return data_verdict(chosen, verdict);
-	}
-	elog(FATAL, "chosen value of unknown kind %d at log index %llu", (int) chosen->value->kind,
-		 (unsigned long long) chosen->slot);
+	PaxosValue *value = chosen->value;
+	LogVerdict	log_verdict = entry_verdict(get_certifier(), chosen->slot, value->kind, chosen->duplicate, value->bytes, value->length,
+											verdict);
+
+	if (log_verdict == LOG_VERDICT_CONFIG)
+		members_take_config(chosen->slot, (const char *) value->bytes, value->length);
+	return log_verdict;
 }
 
 static void
@@ -138,7 +125,6 @@ make_item(const PaxosChosen *chosen, LogItem *item, CertifierVerdict *verdict)
 		elog(FATAL, "log index %llu was delivered without being in the journal", (unsigned long long) chosen->slot);
 
 	memset(item, 0, sizeof(LogItem));
-	memset(verdict, 0, sizeof(CertifierVerdict));
 	item->verdict = verdict_of(chosen, verdict);
 	item->reason = (uint8) verdict->reason;
 	item->conflict_index = verdict->conflict_index;
@@ -190,9 +176,20 @@ delivery_chosen(const PaxosChosen *chosen, size_t count)
 	}
 }
 
+/* The peer needs what this node does not hold either: it has to copy the tables. */
+static void
+answer_trimmed(uint32 to)
+{
+	uint8	   *frame = worker_frame_buffer(TRIMMED_FRAME_BYTES);
+	size_t		length = paxos_encode_trimmed(worker.core, to, chosen_log_first_held(), frame, worker.frame_capacity);
+
+	if (length > 0)
+		(void) transport_send(to, frame, length);
+}
+
 /*
  * A peer asked for slots that have left the core's window: one frame of them from the chosen log.  The peer's next report makes the core ask
- * for more.
+ * for more.  Only this process trims, so what is held now is held to the end of this function.
  */
 void
 delivery_serve_catch_up(const PaxosCatchUp *request)
@@ -203,6 +200,11 @@ delivery_serve_catch_up(const PaxosCatchUp *request)
 	size_t		frame_length = 0;
 	uint8	   *frame;
 
+	if (request->first_slot < chosen_log_first_held())
+	{
+		answer_trimmed(request->to);
+		return;
+	}
 	for (PaxosSlot slot = request->first_slot;
 		 slot <= request->last_slot && count < CATCH_UP_ENTRIES && (count == 0 || bytes < PAXOS_FRAME_TARGET_BYTES);
 		 slot++)

@@ -1,7 +1,8 @@
 /*
  * worker_internal.h
- *	  What the files of the consensus worker share: consensus_worker.c (life and loop), acceptor_memory.c (does the journal hold all that was promised), delivery.c (chosen entries and
- *	  verdicts), members.c (configuration, status).  Nobody else includes it.
+ *	  What the files of the consensus worker share: consensus_worker.c (life and loop), recovery.c (its start), acceptor_memory.c (does the journal hold all
+ *	  that was promised), delivery.c (chosen entries), trimming.c (how much of the log is kept), members.c (configuration, status), handover.c.  Nobody else
+ *	  includes it.
  */
 #ifndef QUORUM_WORKER_INTERNAL_H
 #define QUORUM_WORKER_INTERNAL_H
@@ -77,10 +78,21 @@ extern bool worker_transfer(uint32 node_id);
 extern void handover_on_request(const PaxosStatus *status);
 extern void handover_before_exit(const PaxosStatus *status);
 
+/* ---- recovery.c ---- */
+extern void recovery_run(const IdentityFile *identity);
+
 /* ---- delivery.c ---- */
+extern void delivery_begin_after(PaxosSlot slot, const Certifier *restored);
+extern PaxosSlot delivery_last(void);
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
 extern void delivery_serve_catch_up(const PaxosCatchUp *request);
+
+/* ---- trimming.c ---- */
+extern void trimming_note_record(const PaxosRecord *record, JournalPlace place);
+extern PaxosSlot trimming_highest_accepted(void);	/* in the journal since this process began to read it; 0: none */
+extern void trimming_set_first_held(PaxosSlot first_slot);
+extern void trimming_run(const PaxosStatus *status);
 
 /* ---- members.c ---- */
 extern void members_take_config(uint64 slot, const char *bytes, Size length);

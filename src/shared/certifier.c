@@ -153,6 +153,53 @@ recent_put(RecentIndexes *recent, uint64_t key, uint64_t index)
 	return forgotten;
 }
 
+/* ---- what is remembered, for those who keep it elsewhere ---- */
+
+uint32_t
+certifier_recent_count(const RecentIndexes *recent)
+{
+	return recent->put_count < recent->capacity ? (uint32_t) recent->put_count : recent->capacity;
+}
+
+void
+certifier_recent_get(const RecentIndexes *recent, uint32_t number, uint64_t *key, uint64_t *index)
+{
+	uint64_t	first = recent->put_count - certifier_recent_count(recent);
+	const RecentIndex *pair = &recent->ring[(first + number) & (recent->capacity - 1)];
+
+	*key = pair->key;
+	*index = pair->index;
+}
+
+/* The pairs' places in the ring are those of the original, so what is forgotten next is the same. */
+bool
+certifier_refill_begin(RecentIndexes *recent, uint64_t put_count, uint32_t pair_count)
+{
+	if (pair_count != (put_count < recent->capacity ? put_count : recent->capacity))
+		return false;
+	recent->put_count = put_count - pair_count;
+	return true;
+}
+
+/* In log order, none twice: that is what recent_put leaves, and what the map relies on. */
+bool
+certifier_refill_put(RecentIndexes *recent, uint64_t key, uint64_t index)
+{
+	uint64_t	previous = recent->ring[(recent->put_count - 1) & (recent->capacity - 1)].index;
+	RecentIndex *pair = &recent->ring[recent->put_count & (recent->capacity - 1)];
+	uint32_t	place;
+
+	if (index == 0 || index < previous || pair->index != 0 || recent_get(recent, key) == index)
+		return false;
+	recent->put_count++;
+	pair->key = key;
+	pair->index = index;
+	place = map_place(recent, key);
+	recent->map[place].key = key;
+	recent->map[place].index = index;
+	return true;
+}
+
 size_t
 certifier_memory_size(uint32_t key_capacity, uint32_t token_capacity)
 {

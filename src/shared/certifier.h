@@ -95,6 +95,17 @@ extern void certifier_init(Certifier *certifier, void *memory, uint32_t key_capa
 /* Entries come in log order.  With CERTIFIER_APPLY the certifier has taken note of the entry. */
 extern void certify(Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *verdict);
 
+/*
+ * What is remembered, as pairs in the order in which they were put in: a certifier that is filled with them and has the floors, has_fences and
+ * put_counts of another gives the same verdicts as that from there on.
+ */
+extern uint32_t certifier_recent_count(const RecentIndexes *recent);
+extern void certifier_recent_get(const RecentIndexes *recent, uint32_t number, uint64_t *key, uint64_t *index);	/* 0: the oldest */
+
+/* Into an empty one: first begin with the other's put_count, then each pair.  False: no certifier holds such a pair there. */
+extern bool certifier_refill_begin(RecentIndexes *recent, uint64_t put_count, uint32_t pair_count);
+extern bool certifier_refill_put(RecentIndexes *recent, uint64_t key, uint64_t index);
+
 /* For writers of entries. */
 extern void certifier_put_key(uint8_t *bytes, uint64_t hash, CertifierMode mode, uint32_t base_offset);
 

@@ -1,11 +1,12 @@
 /*
  * chosen_log.c
- *	  The file `chosen_index`: one fixed-size item per log index, written by the consensus worker, read by everybody.
+ *	  The files `chosen_index_*`: one fixed-size item per log index, written by the consensus worker, read by everybody.
  *
- * Process: the consensus worker writes; the apply worker, backends (SQL functions) and the consensus worker itself
- * (catching up a peer) read.  This file must never truncate or shorten anything: readers may be in the middle of it.
+ * Process: the consensus worker writes and removes; the apply worker, the compactor, backends (SQL functions) and the consensus worker itself
+ * (catching up a peer) read.  A file must never be truncated or shortened: readers may be in the middle of it.  It goes as a whole.
  *
- * Item i stands at offset (i - 1) * 64, numbers big endian:
+ * A file holds CHOSEN_LOG_FILE_ITEMS items and is named by the first index in it.  Item i stands in its file at offset (i - 1) mod
+ * CHOSEN_LOG_FILE_ITEMS, times 64; numbers big endian:
  *
  *	   0  u64  index, i itself
  *	   8  u8   format version, 2
@@ -27,7 +28,9 @@
  *	 2. A reader keeps no item that was not published when it read it, so it never holds half of one, nor one that an
  *	    earlier life of the file left behind.
  *	 3. A restarted worker writes items with the same verdict and value.  The place may be another copy of the same value; what
- *	    a reader already has stays valid, because the journal is only appended to.
+ *	    a reader already has stays valid, because the journal is only appended to, until the index is trimmed.
+ *	 4. first_held_index is raised before anything below it is removed or overwritten.  So whoever fails to read an item or a value, and finds
+ *	    its index still held, has found damage.
  *
  * Locks: none.
  */
@@ -51,12 +54,14 @@
 #define CHOSEN_LOG_ITEM_CRC_OFFSET 60
 #define CHOSEN_LOG_READ_AHEAD_ITEMS 64
 
-/* Writer. */
+/* Writer: the file that was written last. */
+static char directory_for_write[MAXPGPATH];
 static File index_file_for_write = -1;
-static char index_path_for_write[MAXPGPATH];
+static uint64 index_file_for_write_first = 0;
 
-/* Reader: the last block of items that was read, and the last segment that a value was read from. */
+/* Reader: the last block of items that was read, the file that it is from, and the last segment that a value was read from. */
 static File index_file = -1;
+static uint64 index_file_first = 0;
 static uint64 cached_first_index = 0;
 static int	cached_count = 0;
 static uint8 cached_items[CHOSEN_LOG_READ_AHEAD_ITEMS * CHOSEN_LOG_ITEM_BYTES];
@@ -139,6 +144,7 @@ decode_item(const uint8 *bytes, uint64 index, LogItem *item)
 	if (bytes[9] <= LOG_VERDICT_NONE || bytes[9] > LOG_VERDICT_CONFIG)
 		return "its verdict is unknown";
 
+	item->index = index;
 	item->verdict = (LogVerdict) bytes[9];
 	item->value_kind = bytes[10];
 	item->reason = bytes[11];
@@ -153,51 +159,153 @@ decode_item(const uint8 *bytes, uint64 index, LogItem *item)
 	return NULL;
 }
 
+/* ---- files ---- */
+
+/* The first index of the file that holds an index. */
+static uint64
+file_of(uint64 index)
+{
+	return (index - 1) / CHOSEN_LOG_FILE_ITEMS * CHOSEN_LOG_FILE_ITEMS + 1;
+}
+
+static off_t
+offset_of(uint64 index)
+{
+	return (off_t) ((index - 1) % CHOSEN_LOG_FILE_ITEMS) * CHOSEN_LOG_ITEM_BYTES;
+}
+
+static void
+make_path(const char *directory, uint64 first_index, char *path)
+{
+	snprintf(path, MAXPGPATH, "%s/" CHOSEN_LOG_FILE_NAME_FORMAT, directory, (unsigned long long) first_index);
+}
+
+bool
+chosen_log_was_there(const char *directory)
+{
+	DIR		   *dir = AllocateDir(directory);
+	struct dirent *entry;
+	bool		found = false;
+
+	if (dir == NULL && errno == ENOENT)
+		return false;
+	while (!found && (entry = ReadDir(dir, directory)) != NULL)
+		found = strncmp(entry->d_name, CHOSEN_LOG_FILE_PREFIX, strlen(CHOSEN_LOG_FILE_PREFIX)) == 0;
+	FreeDir(dir);
+	return found;
+}
+
 /* ---- writer ---- */
+
+static void
+close_for_write(void)
+{
+	if (index_file_for_write >= 0)
+		FileClose(index_file_for_write);
+	index_file_for_write = -1;
+}
 
 void
 chosen_log_open_for_write(const char *directory)
 {
-	if (index_file_for_write >= 0)
-	{
-		FileClose(index_file_for_write);
-		index_file_for_write = -1;
-	}
+	char		path[MAXPGPATH];
 
-	snprintf(index_path_for_write, sizeof(index_path_for_write), "%s/%s", directory, CHOSEN_LOG_FILE_NAME);
-	index_file_for_write = PathNameOpenFile(index_path_for_write, O_RDWR | O_CREAT | PG_BINARY);
+	close_for_write();
+	strlcpy(directory_for_write, directory, sizeof(directory_for_write));
+	/* An earlier build kept all items in one file. */
+	snprintf(path, sizeof(path), "%s/%s", directory, CHOSEN_LOG_FILE_PREFIX);
+	(void) unlink(path);
+}
+
+static void
+open_for_write(uint64 first_index)
+{
+	char		path[MAXPGPATH];
+
+	if (index_file_for_write >= 0 && index_file_for_write_first == first_index)
+		return;
+	close_for_write();
+	if (directory_for_write[0] == '\0')
+		elog(ERROR, "chosen log is not open for writing");
+	make_path(directory_for_write, first_index, path);
+	index_file_for_write = PathNameOpenFile(path, O_RDWR | O_CREAT | PG_BINARY);
 	if (index_file_for_write < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", index_path_for_write)));
+				 errmsg("could not open file \"%s\": %m", path)));
+	index_file_for_write_first = first_index;
+}
+
+/* Items of one file. */
+static void
+write_items(uint64 first_index, const LogItem *items, int count)
+{
+	uint8		on_stack[CHOSEN_LOG_READ_AHEAD_ITEMS * CHOSEN_LOG_ITEM_BYTES];
+	uint8	   *bytes = on_stack;
+	int			length = count * CHOSEN_LOG_ITEM_BYTES;
+
+	open_for_write(file_of(first_index));
+	if (length > (int) sizeof(on_stack))
+		bytes = palloc(length);
+	for (int i = 0; i < count; i++)
+		encode_item(bytes + i * CHOSEN_LOG_ITEM_BYTES, first_index + i, &items[i]);
+	if (FileWrite(index_file_for_write, (char *) bytes, length, offset_of(first_index), PG_WAIT_EXTENSION) != length)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", FilePathName(index_file_for_write))));
+	if (bytes != on_stack)
+		pfree(bytes);
 }
 
 void
 chosen_log_write(uint64 first_index, const LogItem *items, int count)
 {
-	uint8		on_stack[CHOSEN_LOG_READ_AHEAD_ITEMS * CHOSEN_LOG_ITEM_BYTES];
-	uint8	   *bytes = on_stack;
-	int			length = count * CHOSEN_LOG_ITEM_BYTES;
-	int			written;
+	while (count > 0)
+	{
+		int			part = (int) Min((uint64) count, file_of(first_index) + CHOSEN_LOG_FILE_ITEMS - first_index);
 
-	if (count <= 0)
-		return;
-	if (index_file_for_write < 0)
-		elog(ERROR, "chosen log is not open for writing");
+		write_items(first_index, items, part);
+		first_index += part;
+		items += part;
+		count -= part;
+	}
+}
 
-	if (length > (int) sizeof(on_stack))
-		bytes = palloc(length);
-	for (int i = 0; i < count; i++)
-		encode_item(bytes + i * CHOSEN_LOG_ITEM_BYTES, first_index + i, &items[i]);
+void
+chosen_log_remove_before(uint64 first_held_index)
+{
+	DIR		   *dir = AllocateDir(directory_for_write);
+	struct dirent *entry;
 
-	written = FileWrite(index_file_for_write, (char *) bytes, length,
-						(off_t) (first_index - 1) * CHOSEN_LOG_ITEM_BYTES, PG_WAIT_EXTENSION);
-	if (written != length)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", index_path_for_write)));
-	if (bytes != on_stack)
-		pfree(bytes);
+	while ((entry = ReadDir(dir, directory_for_write)) != NULL)
+	{
+		unsigned long long first_index;
+		char		path[MAXPGPATH];
+
+		if (sscanf(entry->d_name, CHOSEN_LOG_FILE_NAME_FORMAT, &first_index) != 1 ||
+			first_index + CHOSEN_LOG_FILE_ITEMS > first_held_index)
+			continue;
+		make_path(directory_for_write, first_index, path);
+		/* Should its name come back after a power cut, the next trimming finds it. */
+		if (unlink(path) != 0 && errno != ENOENT)
+			ereport(LOG,
+					(errcode_for_file_access(),
+					 errmsg("could not remove file \"%s\": %m", path)));
+	}
+	FreeDir(dir);
+}
+
+void
+chosen_log_sync(uint64 first_index, uint64 last_index)
+{
+	for (uint64 first = file_of(first_index); first <= last_index; first += CHOSEN_LOG_FILE_ITEMS)
+	{
+		char		path[MAXPGPATH];
+
+		make_path(QUORUM_DIRECTORY, first, path);
+		fsync_fname(path, false);
+	}
+	fsync_fname(QUORUM_DIRECTORY, true);
 }
 
 /* ---- readers ---- */
@@ -220,37 +328,74 @@ forget_earlier_log(void)
 	index_file = segment_file = -1;
 }
 
-static void
-open_index_for_read(void)
+uint64
+chosen_log_first_held(void)
 {
+	return Max(pg_atomic_read_u64(&QuorumShmem->first_held_index), 1);
+}
+
+/* Read after the failure of whatever is to be explained by it. */
+static bool
+is_trimmed(uint64 index)
+{
+	pg_memory_barrier();
+	return index < chosen_log_first_held();
+}
+
+static void
+report_trimmed(uint64 index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("log index " UINT64_FORMAT " is no longer held by this node", index),
+			 errdetail("Its log begins at index " UINT64_FORMAT ".", chosen_log_first_held()),
+			 errhint("How much of the log is kept depends on quorum.log_keep_size, quorum.log_retention_size and quorum.log_retention_age.")));
+}
+
+/* False: there is no such file. */
+static bool
+open_index_for_read(uint64 first_index)
+{
+	char		path[MAXPGPATH];
+
+	if (index_file >= 0 && index_file_first == first_index)
+		return true;
 	if (index_file >= 0)
-		return;
-	index_file = PathNameOpenFile(QUORUM_DIRECTORY "/" CHOSEN_LOG_FILE_NAME, O_RDONLY | PG_BINARY);
+		FileClose(index_file);
+	make_path(QUORUM_DIRECTORY, first_index, path);
+	index_file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (index_file < 0 && errno == ENOENT)
+		return false;
 	if (index_file < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not open file \"%s\": %m", QUORUM_DIRECTORY "/" CHOSEN_LOG_FILE_NAME)));
+				 errmsg("could not open file \"%s\": %m", path)));
+	index_file_first = first_index;
+	return true;
 }
 
 /*
- * Reads the items from `index` on into the cache: as many as are published, the one at `index` in any case (the caller
+ * Reads the items from `index` on into the cache: as many of its file as are published, the one at `index` in any case (the caller
  * knows that it is).  The barrier keeps the read of the file after the read of the published index.
  */
 static void
 fill_cache(uint64 index)
 {
 	uint64		published = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+	uint64		left_in_file = file_of(index) + CHOSEN_LOG_FILE_ITEMS - index;
 	int			wanted = 1;
 	int			length;
 
 	pg_read_barrier();
 	if (published > index)
-		wanted = (int) Min(published - index + 1, CHOSEN_LOG_READ_AHEAD_ITEMS);
+		wanted = (int) Min(Min(published - index + 1, left_in_file), CHOSEN_LOG_READ_AHEAD_ITEMS);
 
 	cached_count = 0;
-	open_index_for_read();
-	length = FileRead(index_file, (char *) cached_items, wanted * CHOSEN_LOG_ITEM_BYTES,
-					  (off_t) (index - 1) * CHOSEN_LOG_ITEM_BYTES, PG_WAIT_EXTENSION);
+	if (!open_index_for_read(file_of(index)))
+		return;
+	length = FileRead(index_file, (char *) cached_items, wanted * CHOSEN_LOG_ITEM_BYTES, offset_of(index), PG_WAIT_EXTENSION);
+	if (length < 0 && errno == ENOENT && is_trimmed(index))
+		return;					/* fd.c had closed it meanwhile */
 	if (length < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -265,38 +410,54 @@ is_cached(uint64 index)
 	return index >= cached_first_index && index - cached_first_index < (uint64) cached_count;
 }
 
-void
-chosen_log_read_item(uint64 index, LogItem *item)
+static const char *
+read_item(uint64 index, LogItem *item)
+{
+	if (!is_cached(index))
+		fill_cache(index);
+	if (!is_cached(index))
+		return index_file < 0 ? "the file does not exist" : "the file ends before it";
+	return decode_item(cached_items + (index - cached_first_index) * CHOSEN_LOG_ITEM_BYTES, index, item);
+}
+
+bool
+chosen_log_try_read_item(uint64 index, LogItem *item)
 {
 	const char *why;
+	char		path[MAXPGPATH];
 
 	if (index == 0)
 		elog(ERROR, "log index 0 does not exist");
 	forget_earlier_log();
+	if (is_trimmed(index))
+		return false;
+	why = read_item(index, item);
+	if (why == NULL)
+		return true;
 
-	if (!is_cached(index))
-		fill_cache(index);
-	if (is_cached(index))
-		why = decode_item(cached_items + (index - cached_first_index) * CHOSEN_LOG_ITEM_BYTES, index, item);
-	else
-		why = "the file ends before it";
+	cached_count = 0;			/* the next attempt looks at the file again */
+	if (is_trimmed(index))
+		return false;
+	make_path(QUORUM_DIRECTORY, file_of(index), path);
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("entry " UINT64_FORMAT " of the chosen log cannot be read", index),
+			 errdetail("File \"%s\", offset " UINT64_FORMAT ": %s.", path, (uint64) offset_of(index), why),
+			 errhint("What is behind the index of the file log_state is rebuilt from the journal when the server starts.")));
+}
 
-	if (why != NULL)
-	{
-		cached_count = 0;		/* the next attempt looks at the file again */
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("entry " UINT64_FORMAT " of the chosen log cannot be read", index),
-				 errdetail("File \"%s\", offset " UINT64_FORMAT ": %s.", FilePathName(index_file),
-						   (index - 1) * CHOSEN_LOG_ITEM_BYTES, why),
-				 errhint("The file is rebuilt from the journal when the server starts.")));
-	}
+void
+chosen_log_read_item(uint64 index, LogItem *item)
+{
+	if (!chosen_log_try_read_item(index, item))
+		report_trimmed(index);
 }
 
 /* Opens the segment that a value stands in, unless it is the one that is open. */
 static void
-open_segment_for_read(uint64 segment_number)
+open_segment_for_read(const LogItem *item)
 {
+	uint64		segment_number = item->segment_number;
 	char		path[MAXPGPATH];
 
 	if (segment_file >= 0 && segment_file_number == segment_number)
@@ -308,6 +469,8 @@ open_segment_for_read(uint64 segment_number)
 	}
 	snprintf(path, sizeof(path), QUORUM_DIRECTORY "/" JOURNAL_SEGMENT_NAME_FORMAT, (unsigned long long) segment_number);
 	segment_file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (segment_file < 0 && errno == ENOENT && is_trimmed(item->index))
+		report_trimmed(item->index);
 	if (segment_file < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -318,6 +481,8 @@ open_segment_for_read(uint64 segment_number)
 static void
 report_corrupted_payload(const LogItem *item, const char *why)
 {
+	if (is_trimmed(item->index))
+		report_trimmed(item->index);	/* the segment became another one while it was read */
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("a value in the journal cannot be read"),
@@ -345,12 +510,14 @@ chosen_log_read_payload(const LogItem *item)
 		return payload;
 
 	forget_earlier_log();
-	open_segment_for_read(item->segment_number);
+	open_segment_for_read(item);
 	while (done < item->length)
 	{
 		int			part = FileRead(segment_file, payload + done, (int) (item->length - done),
 									(off_t) item->offset + done, PG_WAIT_EXTENSION);
 
+		if (part < 0 && errno == ENOENT && is_trimmed(item->index))
+			report_trimmed(item->index);
 		if (part < 0)
 			ereport(ERROR,
 					(errcode_for_file_access(),

@@ -2,10 +2,11 @@
  * chosen_log.h
  *	  The chosen log as every process of the instance reads it: entry by index, with its verdict.
  *
- * The consensus worker writes, for each delivered slot, one fixed-size item to the file `chosen_index` beside the journal: where the
- * value stands in the journal, who proposed it, what the verdict is.  The file is not fsynced: it is rebuilt at each start of the worker
- * from the journal (the same bytes in the same places, so readers are never disturbed).  Readers (apply worker, SQL functions) may
- * read every index up to shmem's chosen_index.  The log index of an entry is its Paxos slot.
+ * The consensus worker writes, for each delivered slot, one fixed-size item to files `chosen_index_*` beside the journal: where the
+ * value stands in the journal, who proposed it, what the verdict is.  Items above the log state's index are rebuilt at each start of the worker
+ * from the journal (the same bytes in the same places, so readers are never disturbed); those up to it were fsynced before the state was.
+ * Readers (apply worker, SQL functions) may read every index from shmem's first_held_index up to its chosen_index.  The log index of an entry
+ * is its Paxos slot.
  */
 #ifndef QUORUM_CHOSEN_LOG_H
 #define QUORUM_CHOSEN_LOG_H
@@ -17,7 +18,9 @@
  * values (shared) need it, and neither folder knows the other.
  */
 #define JOURNAL_SEGMENT_NAME_FORMAT "segment_%016llX"
-#define CHOSEN_LOG_FILE_NAME "chosen_index"
+#define CHOSEN_LOG_FILE_NAME_FORMAT "chosen_index_%016llX"	/* of the first index in it */
+#define CHOSEN_LOG_FILE_PREFIX "chosen_index"
+#define CHOSEN_LOG_FILE_ITEMS 16384	/* 1 MB */
 
 typedef enum LogVerdict
 {
@@ -31,6 +34,7 @@ typedef enum LogVerdict
 
 typedef struct LogItem
 {
+	uint64		index;			/* reading fills it in */
 	LogVerdict	verdict;
 	uint8		value_kind;		/* PaxosValueKind: what was chosen, whatever the verdict (a duplicate keeps its kind) */
 	uint32		origin;
@@ -46,10 +50,25 @@ typedef struct LogItem
 
 /* Writer: the consensus worker alone. */
 extern void chosen_log_open_for_write(const char *directory);
-extern void chosen_log_write(uint64 first_index, const LogItem *items, int count);	/* one pwrite; consecutive indexes */
+extern void chosen_log_write(uint64 first_index, const LogItem *items, int count);	/* consecutive indexes */
 
-/* Readers.  Files are opened when first needed and kept open by the process. */
-extern void chosen_log_read_item(uint64 index, LogItem *item);	/* ereport(ERROR) ERRCODE_DATA_CORRUPTED if it cannot be read whole */
+/* Removes the files all of whose items are below the index, durably but for the last of them; first_held_index says so already. */
+extern void chosen_log_remove_before(uint64 first_held_index);
+
+/* Makes the items of [first_index, last_index] durable, the names of their files included.  Any process. */
+extern void chosen_log_sync(uint64 first_index, uint64 last_index);
+
+/* Does the directory hold a file of the chosen log?  Then there was a journal. */
+extern bool chosen_log_was_there(const char *directory);
+
+/*
+ * Readers.  Files are opened when first needed and kept open by the process.  What is below first_held_index gives an error with
+ * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, or false from the function that tries; trimming may come between two calls.  What can't be read
+ * whole gives ERRCODE_DATA_CORRUPTED.
+ */
+extern uint64 chosen_log_first_held(void);	/* at least 1 */
+extern void chosen_log_read_item(uint64 index, LogItem *item);
+extern bool chosen_log_try_read_item(uint64 index, LogItem *item);
 extern char *chosen_log_read_payload(const LogItem *item);	/* palloc'd, item->length bytes, checked by CRC */
 
 #endif							/* QUORUM_CHOSEN_LOG_H */

@@ -31,12 +31,26 @@ parse_number(const char **text, char end, uint64 *number)
 }
 
 static bool
-parse_nonce(const char *text, uint64 *nonce)
+parse_nonce(const char **text, uint64 *nonce)
 {
-	if (strlen(text) != NONCE_DIGITS || strspn(text, "0123456789abcdef") != NONCE_DIGITS)
+	char		digits[NONCE_DIGITS + 1];
+
+	if (strspn(*text, "0123456789abcdef") != NONCE_DIGITS)
 		return false;
-	*nonce = strtou64(text, NULL, 16);
+	strlcpy(digits, *text, sizeof(digits));
+	*nonce = strtou64(digits, NULL, 16);
+	*text += NONCE_DIGITS;
 	return true;
+}
+
+/* Where it may stand in the log; a token may come without. */
+static bool
+parse_after_index(const char *text, uint64 *after_index)
+{
+	*after_index = 0;
+	if (*text == '\0')
+		return true;
+	return *text++ == '.' && parse_number(&text, '\0', after_index);
 }
 
 bool
@@ -46,7 +60,7 @@ commit_token_parse(const char *text, ProposalToken *token)
 
 	if (!parse_number(&text, '.', &origin) || origin > PG_UINT32_MAX ||
 		!parse_number(&text, '.', &token->incarnation) || !parse_number(&text, '.', &token->sequence) ||
-		!parse_nonce(text, &token->nonce))
+		!parse_nonce(&text, &token->nonce) || !parse_after_index(text, &token->after_index))
 		return false;
 	token->origin = (uint32) origin;
 	return true;
@@ -55,8 +69,10 @@ commit_token_parse(const char *text, ProposalToken *token)
 char *
 commit_token_text(const ProposalToken *token)
 {
-	return psprintf("%u." UINT64_FORMAT "." UINT64_FORMAT ".%016" INT64_MODIFIER "x", token->origin, token->incarnation, token->sequence,
-					token->nonce);
+	char	   *text = psprintf("%u." UINT64_FORMAT "." UINT64_FORMAT ".%016" INT64_MODIFIER "x", token->origin, token->incarnation,
+								token->sequence, token->nonce);
+
+	return token->after_index == 0 ? text : psprintf("%s." UINT64_FORMAT, text, token->after_index);
 }
 
 uint64

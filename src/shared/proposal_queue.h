@@ -116,6 +116,7 @@ extern void position_set_tid(const ItemPointerData *tid);
 
 /* Start of the apply worker: what the position row says. */
 extern void turn_set_applied(uint64 applied_index);
+extern uint64 turn_index_of_position(uint64 position_index);	/* how far the tables are, by the row's index: further, if nothing took effect since */
 
 /* The node has left its cluster: as after the start of the server.  No worker may be at work. */
 extern void turn_forget(void);

@@ -25,7 +25,7 @@ shmem_request(void)
 	RequestAddinShmemSpace(proposal_queue_shmem_size());
 	RequestAddinShmemSpace(read_round_shmem_size());
 	RequestAddinShmemSpace(maintenance_shmem_size());
-	RequestNamedLWLockTranche("pg_quorum", 1);
+	RequestNamedLWLockTranche("pg_quorum", 2);
 }
 
 static void
@@ -47,8 +47,15 @@ shmem_startup(void)
 	if (!found)
 	{
 		memset(QuorumShmem, 0, sizeof(QuorumShared));
-		QuorumShmem->lock = &(GetNamedLWLockTranche("pg_quorum"))->lock;
+		QuorumShmem->lock = &(GetNamedLWLockTranche("pg_quorum"))[0].lock;
+		QuorumShmem->log_state_lock = &(GetNamedLWLockTranche("pg_quorum"))[1].lock;
 		pg_atomic_init_u64(&QuorumShmem->chosen_index, 0);
+		pg_atomic_init_u64(&QuorumShmem->first_held_index, 0);
+		pg_atomic_init_u64(&QuorumShmem->log_state_index, 0);
+		pg_atomic_init_u64(&QuorumShmem->log_state_last_applied, 0);
+		pg_atomic_init_u32(&QuorumShmem->log_state_wanted, LOG_STATE_NOT_WANTED);
+		pg_atomic_init_u64(&QuorumShmem->snapshot_needed, 0);
+		pg_atomic_init_u32(&QuorumShmem->consensus_restart_wanted, 0);
 		pg_atomic_init_u64(&QuorumShmem->accepted_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
 		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
@@ -90,6 +97,19 @@ void
 shmem_wake_watcher(void)
 {
 	wake(&QuorumShmem->watcher_latch);
+}
+
+void
+shmem_wake_compactor(void)
+{
+	wake(&QuorumShmem->compactor_latch);
+}
+
+void
+shmem_restart_consensus(void)
+{
+	pg_atomic_write_u32(&QuorumShmem->consensus_restart_wanted, 1);
+	shmem_wake_consensus();
 }
 
 void

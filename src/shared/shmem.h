@@ -112,6 +112,13 @@ typedef struct QuorumCounters
 	pg_atomic_uint64 read_rounds;				/* that the consensus worker began for them */
 } QuorumCounters;
 
+typedef enum LogStateWanted
+{
+	LOG_STATE_NOT_WANTED = 0,
+	LOG_STATE_WANTED,			/* the consensus worker found that the journal has grown enough since the last */
+	LOG_STATE_IN_THE_MAKING		/* the compactor is at it */
+} LogStateWanted;
+
 typedef struct QuorumShared
 {
 	LWLock	   *lock;
@@ -127,10 +134,18 @@ typedef struct QuorumShared
 	Latch	   *apply_latch;
 	Latch	   *watcher_latch;
 	int			consensus_pid;
+	Latch	   *compactor_latch;
+	LWLock	   *log_state_lock;	/* held while the file log_state is replaced and its index published */
 	int			apply_pid;
 	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
 	pg_atomic_uint64 chosen_index;	/* readable in the chosen log up to here; consensus worker writes */
+	pg_atomic_uint64 first_held_index;	/* entries below it have been dropped from the log; 0: not known yet.  Consensus worker writes */
+	pg_atomic_uint64 log_state_index;	/* of the file log_state; 0: none.  Compactor writes, and the consensus worker at its start */
+	pg_atomic_uint64 log_state_last_applied;	/* the last entry up to there that takes effect: tables that have it lack nothing of the state */
+	pg_atomic_uint32 log_state_wanted;	/* LogStateWanted */
+	pg_atomic_uint64 snapshot_needed;	/* 0, or the first index that others still have, while this node lacks what is before it.  Consensus worker writes */
+	pg_atomic_uint32 consensus_restart_wanted;	/* 1: the consensus worker is to end and start anew; it clears it */
 	pg_atomic_uint64 accepted_index;	/* highest that this node has accepted; a hint.  Consensus worker writes */
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
@@ -156,6 +171,13 @@ extern void shmem_startup(void);
 extern void shmem_wake_consensus(void);
 extern void shmem_wake_apply(void);
 extern void shmem_wake_watcher(void);
+extern void shmem_wake_compactor(void);
+
+/*
+ * Has the consensus worker end and start anew from what is on disk, as it does after a crash of its own; it comes back within two seconds.  What
+ * its backends have proposed stays in the queue.
+ */
+extern void shmem_restart_consensus(void);
 
 /* The one place where a worker's trouble becomes visible in quorum.status.  NULL clears it. */
 extern void shmem_set_last_error(const char *message);

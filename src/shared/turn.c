@@ -158,6 +158,18 @@ turn_forget(void)
 	SpinLockRelease(&proposal_queue->mutex);
 }
 
+/* An entry that takes no effect does not move the position row, and the log that tells so may be trimmed: the log state knows. */
+uint64
+turn_index_of_position(uint64 position_index)
+{
+	uint64		state_index = pg_atomic_read_u64(&QuorumShmem->log_state_index);
+	uint64		last_applied;
+
+	pg_read_barrier();
+	last_applied = pg_atomic_read_u64(&QuorumShmem->log_state_last_applied);
+	return position_index >= last_applied && position_index < state_index ? state_index : position_index;
+}
+
 bool
 turn_is_initialised(void)
 {

@@ -20,7 +20,7 @@ SELECT is(pg_temp.shape_of('quorum.stats'),
 	'transactions_committed bigint, transactions_rejected bigint, transactions_refused bigint, transactions_abandoned bigint, '
 	'average_commit_wait interval, bytes_proposed bigint, entries_applied bigint, rows_applied bigint, apply_transactions bigint, '
 	'blockers_aborted bigint, linearizable_reads bigint, read_rounds bigint, elections_started bigint, ballots_won bigint, journal_bytes bigint, journal_syncs bigint, '
-	'frames_sent bigint, frames_received bigint', 'quorum.stats');
+	'frames_sent bigint, frames_received bigint, first_held_index bigint, log_state_index bigint', 'quorum.stats');
 SELECT is(pg_temp.shape_of('quorum.log'),
 	'log_index bigint, origin_node text, incarnation bigint, sequence bigint, kind text, verdict text, bytes bigint, '
 	'conflict_index bigint', 'quorum.log');

@@ -745,6 +745,15 @@ missing_segments_are_refused(void)
 }
 
 static void
+append_first_segment(TestJournal *journal, uint64_t first_segment, PaxosSlot first_slot)
+{
+	JournalEntry entry = {.type = JOURNAL_RECORD_FIRST_SEGMENT, .slot = first_segment};
+
+	entry.ballot.round = first_slot;
+	put(journal, &entry);
+}
+
+static void
 segments_that_were_given_up_may_be_missing(void)
 {
 	TestJournal journal;
@@ -754,9 +763,13 @@ segments_that_were_given_up_may_be_missing(void)
 
 	write_three_segments(&journal);
 	append_plain(&journal, JOURNAL_RECORD_START, 8);
-	append_plain(&journal, JOURNAL_RECORD_FIRST_SEGMENT, 3);
+	append_first_segment(&journal, 3, 0);
 	ok(recover_journal(&journal, &recovery, &delivered) && recovery.first_needed_segment == 3 && recovery.first_segment == 1,
 	   "segments that are no longer needed are known, if they are still there");
+	ok(recovery.first_slot == 1, "the log is held from its first slot on, if nothing else was said");
+	append_first_segment(&journal, 3, 77);
+	ok(recover_journal(&journal, &recovery, &delivered) && recovery.first_needed_segment == 3 && recovery.first_slot == 77,
+	   "from which slot on it is held is known, and the last word counts");
 
 	free(journal.segments[1]);
 	free(journal.segments[2]);

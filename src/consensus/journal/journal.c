@@ -311,6 +311,7 @@ journal_recovery_begin(JournalRecovery *recovery, JournalCrcFunction crc, Journa
 	recovery->least_segment_bytes = JOURNAL_SEGMENT_BYTES;
 	recovery->format.crc = crc;
 	recovery->first_needed_segment = 1;
+	recovery->first_slot = 1;
 }
 
 static bool
@@ -389,7 +390,10 @@ read_records(JournalRecovery *recovery, uint64_t segment_number, const uint8_t *
 		else if (entry.type == JOURNAL_RECORD_START)
 			recovery->start_count = entry.slot;
 		else if (entry.type == JOURNAL_RECORD_FIRST_SEGMENT)
+		{
 			recovery->first_needed_segment = entry.slot;
+			recovery->first_slot = entry.ballot.round > 0 ? entry.ballot.round : 1;
+		}
 		else
 		{
 			place.segment_number = segment_number;

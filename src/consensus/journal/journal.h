@@ -64,9 +64,19 @@ extern void journal_sync(Journal *journal);
 
 /*
  * Gives up the segments below first_segment: one becomes the next segment, the others are removed.  The caller has made sure
- * that nothing in them is needed, promise and configuration included (it has appended them again).  Durable on return.
+ * that nothing in them is needed: no acceptance of a slot from first_slot on is there, and promise and configuration have been appended
+ * again.  Durable on return; that the log is held from first_slot on only is durable before anything is gone, and may be said alone, with a
+ * first_segment that changes nothing.
  */
-extern void journal_recycle_before(Journal *journal, uint64_t first_segment);
+extern void journal_recycle_before(Journal *journal, uint64_t first_segment, PaxosSlot first_slot);
+
+/* The slot that was last said there; 1 if none was. */
+extern PaxosSlot journal_first_slot(const Journal *journal);
+
+/* The lowest segment there is, and the one that the next record goes to; the directory's lowest before it is opened, 0 if there is none. */
+extern uint64_t journal_first_segment(const Journal *journal);
+extern uint64_t journal_append_segment(const Journal *journal);
+extern uint64_t journal_lowest_segment(const char *directory);
 
 /*
  * A note of the host's, at most JOURNAL_MAX_NOTE_BYTES: buffered like a record; of several the last counts, and it is kept when segments are given up.

@@ -57,6 +57,7 @@ struct Journal
 	uint64		start_count;
 	uint64		first_segment;
 	uint64		last_segment;
+	PaxosSlot	first_slot;
 
 	JournalPosition append;
 	JournalPosition written;
@@ -112,7 +113,7 @@ journal_create(const char *directory, const JournalIdentity *identity)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the journal of this node is missing"),
-				 errdetail("Directory \"%s\" holds a chosen log, but no segment of the journal that it was made from.", directory),
+				 errdetail("Directory \"%s\" holds a chosen log or a log state, but no segment of the journal that it was made from.", directory),
 				 errhint("Rejoin this node as a new one.")));
 	if (!segment_prepare(&preparation, directory, &format, 1, JOURNAL_SEGMENT_BYTES, ERROR))
 		elog(ERROR, "the first segment of the journal was not made");
@@ -365,6 +366,20 @@ cut_tail(const Journal *journal, const JournalRecovery *recovery, const List *ga
 	}
 }
 
+/* What is about to go counts no longer. */
+static void
+forget_bytes_before(Journal *journal, uint64 first_segment)
+{
+	for (uint64 number = journal->first_segment; number < first_segment; number++)
+	{
+		char		path[MAXPGPATH];
+		int			fd = open_segment_or_fail(journal, number, path);
+
+		journal->total_bytes -= segment_file_bytes(fd, path);
+		segment_close_file(fd);
+	}
+}
+
 /* The journal goes on at the tail; segments that are no longer needed and outlived a crash go away. */
 static void
 go_on_at_tail(Journal *journal, const JournalRecovery *recovery)
@@ -375,6 +390,7 @@ go_on_at_tail(Journal *journal, const JournalRecovery *recovery)
 	journal->start_count = recovery->start_count + 1;
 	journal->first_segment = recovery->first_segment;
 	journal->last_segment = recovery->last_segment;
+	journal->first_slot = recovery->first_slot;
 	journal->append = journal->written = journal->durable = journal->recovered = recovery->tail;
 
 	journal->fd_segment = recovery->tail.segment_number;
@@ -382,6 +398,7 @@ go_on_at_tail(Journal *journal, const JournalRecovery *recovery)
 	journal->fd_bytes = segment_file_bytes(journal->fd, path);
 	journal->append_segment_bytes = (uint32) journal->fd_bytes;
 
+	forget_bytes_before(journal, recovery->first_needed_segment);
 	if (recovery->first_segment < recovery->first_needed_segment)
 		segment_recycle(&journal->preparation, journal->directory, recovery->first_segment,
 						recovery->first_needed_segment);
@@ -684,14 +701,16 @@ journal_sync(Journal *journal)
 }
 
 void
-journal_recycle_before(Journal *journal, uint64_t first_segment)
+journal_recycle_before(Journal *journal, uint64_t first_segment, PaxosSlot first_slot)
 {
-	JournalEntry entry = {.type = JOURNAL_RECORD_FIRST_SEGMENT, .slot = first_segment};
+	JournalEntry entry = {.type = JOURNAL_RECORD_FIRST_SEGMENT};
 
-	if (first_segment <= journal->first_segment)
+	if (first_segment <= journal->first_segment && first_slot <= journal->first_slot)
 		return;
 	if (first_segment > journal->durable.segment_number)
 		elog(ERROR, "segment " UINT64_FORMAT " of the journal is in use", first_segment);
+	entry.slot = Max(first_segment, journal->first_segment);
+	entry.ballot.round = Max(first_slot, journal->first_slot);
 
 	/* The count of starts and the note may stand in what goes away. */
 	append_start(journal);
@@ -699,15 +718,11 @@ journal_recycle_before(Journal *journal, uint64_t first_segment)
 	append_entry(journal, &entry);
 	journal_write(journal);
 	journal_sync(journal);
+	journal->first_slot = entry.ballot.round;
+	if (first_segment <= journal->first_segment)
+		return;
 
-	for (uint64 number = journal->first_segment; number < first_segment; number++)
-	{
-		char		path[MAXPGPATH];
-		int			fd = open_segment_or_fail(journal, number, path);
-
-		journal->total_bytes -= segment_file_bytes(fd, path);
-		segment_close_file(fd);
-	}
+	forget_bytes_before(journal, first_segment);
 	segment_recycle(&journal->preparation, journal->directory, journal->first_segment, first_segment);
 	journal->first_segment = first_segment;
 }
@@ -728,6 +743,35 @@ uint64_t
 journal_durable_position(const Journal *journal)
 {
 	return position_number(journal->durable);
+}
+
+PaxosSlot
+journal_first_slot(const Journal *journal)
+{
+	return journal->first_slot;
+}
+
+uint64_t
+journal_first_segment(const Journal *journal)
+{
+	return journal->first_segment;
+}
+
+uint64_t
+journal_append_segment(const Journal *journal)
+{
+	return journal->append.segment_number;
+}
+
+uint64_t
+journal_lowest_segment(const char *directory)
+{
+	int			count;
+	uint64	   *numbers = segment_list(directory, &count);
+	uint64		lowest = count > 0 ? numbers[0] : 0;
+
+	pfree(numbers);
+	return lowest;
 }
 
 uint64_t

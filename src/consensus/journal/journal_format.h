@@ -19,7 +19,7 @@
 /* Record types of the journal's own, beside those of PaxosRecordType. */
 #define JOURNAL_RECORD_START 64 /* slot: how often the journal was opened, this time included */
 #define JOURNAL_RECORD_SEGMENT_END 65	/* the journal goes on in the next segment */
-#define JOURNAL_RECORD_FIRST_SEGMENT 66 /* slot: segments below this one are no longer needed */
+#define JOURNAL_RECORD_FIRST_SEGMENT 66 /* slot: segments below this one are no longer needed; ballot round: slots below this one are not held */
 #define JOURNAL_RECORD_NOTE 67	/* bytes of the host's; the last one counts */
 
 /* CRC32C (Castagnoli) of the bytes, initial value and final inversion included. */
@@ -108,6 +108,7 @@ typedef struct JournalRecovery
 	JournalFormat format;		/* identity of the first segment; all others must have the same */
 	uint64_t	first_segment;	/* the lowest there is; 0 before the first */
 	uint64_t	first_needed_segment;
+	PaxosSlot	first_slot;		/* slots below are not held, as the newest FIRST_SEGMENT record says; 1 without one */
 	uint64_t	last_segment;	/* the last that was given */
 	uint64_t	start_count;
 	bool		tail_found;		/* `tail` is where valid records end */

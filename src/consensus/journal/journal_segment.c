@@ -26,6 +26,7 @@
 
 #include "consensus/journal/journal_segment.h"
 #include "shared/chosen_log.h"
+#include "shared/log_state_file.h"
 
 #define SPARE_FILE_NAME "spare"
 #define ZERO_BLOCK_BYTES (128 * 1024)
@@ -120,10 +121,9 @@ bool
 journal_was_there(const char *directory)
 {
 	char		path[MAXPGPATH];
-	struct stat status;
 
-	snprintf(path, sizeof(path), "%s/%s", directory, CHOSEN_LOG_FILE_NAME);
-	return stat(path, &status) == 0;
+	snprintf(path, sizeof(path), "%s/%s", directory, LOG_STATE_FILE_NAME);
+	return access(path, F_OK) == 0 || chosen_log_was_there(directory);
 }
 
 bool

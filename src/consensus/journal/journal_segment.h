@@ -27,7 +27,7 @@ extern void segment_close_file(int fd);
 /* Numbers of the segments in the directory, ascending; palloc'd.  None, if there is no directory. */
 extern uint64 *segment_list(const char *directory, int *count);
 
-/* A chosen log stands there: it is written only beside a journal. */
+/* A chosen log or a log state stands there: they are written only beside a journal. */
 extern bool journal_was_there(const char *directory);
 
 /* Zeros [from, to), not synced.  False, with errno, only if elevel is below ERROR. */
