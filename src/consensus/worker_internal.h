@@ -73,6 +73,7 @@ extern bool members_propose_new(const char *payload, Size length, uint64 sequenc
 extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
 extern bool members_accept_proposals(const PaxosStatus *status);
+extern bool members_may_lead(const PaxosStatus *status);
 extern bool members_may_write(const PaxosStatus *status);
 
 #endif							/* QUORUM_WORKER_INTERNAL_H */

@@ -51,6 +51,7 @@ shmem_startup(void)
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
 		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
+		pg_atomic_init_u32(&QuorumShmem->quarantined_tables, 0);
 		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
 		initialise_counters(&QuorumShmem->counters);
 	}
@@ -85,6 +86,12 @@ void
 shmem_wake_watcher(void)
 {
 	wake(&QuorumShmem->watcher_latch);
+}
+
+void
+shmem_wake_checker(void)
+{
+	wake(&QuorumShmem->checker_latch);
 }
 
 void

@@ -21,6 +21,7 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "shared/check_job.h"
 #include "shared/conflicts.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
@@ -114,10 +115,15 @@ typedef struct QuorumShared
 	char		last_error[1024];	/* under lock; empty if none.  Survives until the cause is gone */
 	StreamSlot	streams[QUORUM_MAX_MEMBERS];	/* under lock */
 	ConflictRing conflicts;		/* under lock */
+	char		quarantine[512];	/* under lock; which tables are quarantined, and why; empty if none */
+	CheckJob	check_job;		/* under lock */
+	SkippedChecks skipped_checks;	/* under lock */
+	CompareSession compare_session;	/* under lock */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
 	Latch	   *watcher_latch;
+	Latch	   *checker_latch;
 	int			apply_pid;
 	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
@@ -126,6 +132,7 @@ typedef struct QuorumShared
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
+	pg_atomic_uint32 quarantined_tables;	/* how many of this node's replicated tables are known to differ; apply worker writes */
 	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file */
 
 	QuorumCounters counters;
@@ -141,6 +148,7 @@ extern void shmem_startup(void);
 extern void shmem_wake_consensus(void);
 extern void shmem_wake_apply(void);
 extern void shmem_wake_watcher(void);
+extern void shmem_wake_checker(void);
 
 /* The one place where a worker's trouble becomes visible in quorum.status.  NULL clears it. */
 extern void shmem_set_last_error(const char *message);
