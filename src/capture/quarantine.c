@@ -52,14 +52,26 @@ refuse_if_quarantined(Oid relid)
 			 errhint("Connect to another node; an administrator calls quorum.repair('%s') on this one.", name)));
 }
 
+/* Those of views and inlined functions stand there too.  Not the plan's relationOids, where a regclass constant counts: quorum.repair('t') must go through. */
 static void
-quarantine_start(QueryDesc *query, int flags)
+check_tables(List *range_table)
 {
 	ListCell   *cell;
 
-	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && query->plannedstmt->relationOids != NIL && may_be_quarantined())
-		foreach(cell, query->plannedstmt->relationOids)
-			refuse_if_quarantined(lfirst_oid(cell));
+	foreach(cell, range_table)
+	{
+		RangeTblEntry *entry = lfirst_node(RangeTblEntry, cell);
+
+		if (entry->rtekind == RTE_RELATION)
+			refuse_if_quarantined(entry->relid);
+	}
+}
+
+static void
+quarantine_start(QueryDesc *query, int flags)
+{
+	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && query->plannedstmt->rtable != NIL && may_be_quarantined())
+		check_tables(query->plannedstmt->rtable);
 	if (previous_start_hook)
 		previous_start_hook(query, flags);
 	else

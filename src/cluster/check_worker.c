@@ -25,6 +25,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -106,6 +107,28 @@ add_result(uint64 index, uint64 table_id, CheckOutcome outcome, const TableSum *
 		result->sum = *sum;
 }
 
+/*
+ * Does somebody wait for a lock of the table?  LockHasWaitersRelation() cannot be asked: it knows nothing of locks that were taken by the fast path.  A lock that is held by that
+ * path moves to the shared table when somebody wants a strong one, so that there are two requests then: only then is it worth to look at all locks.
+ */
+static bool
+somebody_waits_for(Relation relation)
+{
+	LOCKTAG		tag;
+	LockData   *locks;
+	bool		found = false;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, RelationGetRelid(relation));
+	if (LockWaiterCount(&tag) < 2)
+		return false;
+	locks = GetLockStatusData();
+	for (int i = 0; i < locks->nelements && !found; i++)
+		found = memcmp(&locks->locks[i].locktag, &tag, sizeof(tag)) == 0 && locks->locks[i].waitLockMode != NoLock;
+	pfree(locks->locks);
+	pfree(locks);
+	return found;
+}
+
 /* ---- summing up ---- */
 
 typedef struct Summing
@@ -135,7 +158,7 @@ sum_row(void *context, const TableRow *row)
 	if (++summing->rows % ROWS_PER_LOOK != 0)
 		return true;
 	rest(summing);
-	return !LockHasWaitersRelation(summing->relation, AccessShareLock);
+	return !somebody_waits_for(summing->relation);
 }
 
 static void
@@ -158,7 +181,7 @@ hold_snapshot(Relation relation)
 
 	if (!check_job_take(ExportSnapshot(GetActiveSnapshot())))
 		return;
-	while (!check_job_is_released() && GetCurrentTimestamp() < deadline && !LockHasWaitersRelation(relation, AccessShareLock))
+	while (!check_job_is_released() && GetCurrentTimestamp() < deadline && !somebody_waits_for(relation))
 		wait_for_latch(HOLD_LOOK_MS);
 }
 

@@ -49,27 +49,39 @@
 
 /* ---- beginning ---- */
 
-/* A node that had the majority's sum in the last check that had one, and that can be reached; an error if there is none. */
-static void
-choose_donor(const ReplicatedTable *table, MemberState *donor)
+static PeerConnection *
+try_to_connect(const MemberState *member)
+{
+	char	   *why_not;
+
+	return peer_connect(member->conninfo, NULL, psprintf("node \"%s\"", member->node_name), &why_not);
+}
+
+/*
+ * A node that had the majority's sum in the last check that had one, and that can be connected to; an error if there is none.  A follower does not hear of others than the
+ * leader, so what quorum.nodes says here is not asked.
+ */
+static uint32
+connect_to_donor(Comparison *comparison)
 {
 	NodeCheck	checks[QUORUM_MAX_MEMBERS];
 	NodeStatus *status = palloc(sizeof(NodeStatus));
 	TableSum	agreed;
 	int			count = 0;
-	bool		exists = table_check_last_agreed(table->table_id, checks, QUORUM_MAX_MEMBERS, &count, &agreed) != 0;
+	bool		exists = table_check_last_agreed(comparison->table.table_id, checks, QUORUM_MAX_MEMBERS, &count, &agreed) != 0;
 
 	shmem_get_status(status);
 	for (int i = 0; exists && i < count; i++)
 	{
 		const MemberState *member = verify_member(status, checks[i].node_id);
 
-		if (member == NULL || !member->reachable || member->node_id == QuorumShmem->identity.node_id ||
+		if (member == NULL || member->node_id == QuorumShmem->identity.node_id ||
 			checks[i].outcome != CHECK_DONE || !table_sum_equal(&checks[i].sum, &agreed))
 			continue;
-		*donor = *member;
-		pfree(status);
-		return;
+		comparison->donor = try_to_connect(member);
+		comparison->donor_name = pstrdup(member->node_name);
+		if (comparison->donor != NULL)
+			return member->node_id;
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -149,17 +161,15 @@ import_donor_snapshot(Comparison *comparison)
 void
 comparison_begin(Comparison *comparison, const ReplicatedTable *table, uint64 nonce)
 {
-	MemberState donor;
+	uint32		donor_id;
 
 	memset(comparison, 0, sizeof(Comparison));
 	comparison->table = *table;
 	comparison->nonce = nonce;
-	choose_donor(table, &donor);
-	comparison->donor_name = pstrdup(donor.node_name);
-	comparison->donor = peer_connect(donor.conninfo, NULL, psprintf("node \"%s\"", donor.node_name), NULL);
+	donor_id = connect_to_donor(comparison);
 	peer_set_query_timeout(comparison->donor, SCAN_TIMEOUT_MS);
 	(void) peer_query(comparison->donor, "SET quorum.read_consistency = 'local'", 0, NULL);
-	comparison->index = propose_comparison(table->table_id, donor.node_id, nonce);
+	comparison->index = propose_comparison(table->table_id, donor_id, nonce);
 	await_turn(comparison->index);
 	comparison->relation = relation_open(table->relid, AccessShareLock);
 	comparison->snapshot = RegisterSnapshot(GetLatestSnapshot());

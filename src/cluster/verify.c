@@ -24,6 +24,7 @@
 
 #include "capture/capture.h"
 #include "cluster/node_check.h"
+#include "cluster/peer_query.h"
 #include "cluster/verify.h"
 #include "shared/proposal_queue.h"
 #include "shared/table_health.h"
@@ -32,6 +33,7 @@
 PG_FUNCTION_INFO_V1(quorum_verify);
 
 #define LOOK_INTERVAL_MS 20
+#define ASK_INTERVAL_MS 2000
 #define RESULT_COLUMNS 6
 
 /* ---- in common ---- */
@@ -104,18 +106,99 @@ has_result(const NodeCheck *checks, int count, uint32 node_id)
 	return false;
 }
 
-static bool
-all_reachable_have_told(const NodeCheck *checks, int count)
-{
-	NodeStatus *status = palloc(sizeof(NodeStatus));
-	bool		all = true;
+/* ---- whom there is to wait for ---- */
 
-	shmem_get_status(status);
+/*
+ * Only a leader hears of all members.  Another node asks it, again and again, since one may go down meanwhile; if it gets no answer, its own view has to do.
+ */
+typedef struct Reach
+{
+	PeerConnection *leader;		/* NULL: not asked */
+	TimestampTz asked_at;		/* 0: never */
+	int			count;
+	uint32		node_ids[QUORUM_MAX_MEMBERS];	/* that can be reached */
+} Reach;
+
+static void
+add_reachable(Reach *reach, uint32 node_id)
+{
+	if (reach->count < QUORUM_MAX_MEMBERS)
+		reach->node_ids[reach->count++] = node_id;
+}
+
+static void
+take_own_view(Reach *reach, const NodeStatus *status)
+{
+	reach->count = 0;
 	for (int i = 0; i < status->member_count; i++)
-		if (status->members[i].reachable && !has_result(checks, count, status->members[i].node_id))
-			all = false;
+		if (status->members[i].reachable)
+			add_reachable(reach, status->members[i].node_id);
+}
+
+static void
+connect_to_leader(Reach *reach, const NodeStatus *status)
+{
+	const MemberState *leader = verify_member(status, status->leader_id);
+	char	   *why_not;
+
+	if (reach->leader == NULL && leader != NULL)
+		reach->leader = peer_connect(leader->conninfo, NULL, psprintf("node \"%s\"", leader->node_name), &why_not);
+}
+
+/* False: it did not answer. */
+static bool
+ask_leader(Reach *reach)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool answered = false;
+
+	PG_TRY();
+	{
+		PeerResult *answer = peer_query(reach->leader, "SELECT node_id FROM quorum.node_members() WHERE reachable", 0, NULL);
+
+		reach->count = 0;
+		for (int i = 0; i < answer->row_count; i++)
+			if (answer->rows[i][0] != NULL)
+				add_reachable(reach, (uint32) strtoul(answer->rows[i][0], NULL, 10));
+		answered = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_CONNECTION_FAILURE)
+			PG_RE_THROW();
+		FlushErrorState();
+		peer_close(reach->leader);
+		reach->leader = NULL;
+	}
+	PG_END_TRY();
+	return answered;
+}
+
+static void
+look_who_is_reachable(Reach *reach)
+{
+	NodeStatus *status;
+
+	if (reach->asked_at != 0 && !TimestampDifferenceExceeds(reach->asked_at, GetCurrentTimestamp(), ASK_INTERVAL_MS))
+		return;
+	status = palloc(sizeof(NodeStatus));
+	shmem_get_status(status);
+	if (status->leader_id != QuorumShmem->identity.node_id)
+		connect_to_leader(reach, status);
+	if (reach->leader == NULL || !ask_leader(reach))
+		take_own_view(reach, status);
+	reach->asked_at = GetCurrentTimestamp();
 	pfree(status);
-	return all;
+}
+
+static bool
+all_reachable_have_told(const Reach *reach, const NodeCheck *checks, int count)
+{
+	for (int i = 0; i < reach->count; i++)
+		if (!has_result(checks, count, reach->node_ids[i]))
+			return false;
+	return true;
 }
 
 static uint64
@@ -133,14 +216,20 @@ propose_check(uint64 table_id)
 uint64
 verify_run(uint64 table_id, TimestampTz deadline, NodeCheck *checks, int *count)
 {
+	Reach		reach = {0};
 	uint64		index = propose_check(table_id);
 
 	verify_await_index(index, deadline);
 	for (;;)
 	{
+		look_who_is_reachable(&reach);
 		*count = table_check_results(index, checks, QUORUM_MAX_MEMBERS);
-		if (all_reachable_have_told(checks, *count) || GetCurrentTimestamp() >= deadline)
+		if (all_reachable_have_told(&reach, checks, *count) || GetCurrentTimestamp() >= deadline)
+		{
+			if (reach.leader != NULL)
+				peer_close(reach.leader);
 			return index;
+		}
 		if (replicated_table_by_id(table_id) == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

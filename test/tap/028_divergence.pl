@@ -41,6 +41,14 @@ sub quarantined
 	return QuorumCluster::wait_until("quarantine of $table on " . $node->name, sub { state_on($node, $table) eq 'quarantined' }, 30);
 }
 
+# Waits until the leader reaches all that run: a node that cannot be reached just now would be missing in a check.
+sub all_reachable
+{
+	QuorumCluster::wait_until('the leader to reach the others',
+		sub { ($cluster->wait_for_leader->status('voters_reachable') // '') eq scalar($cluster->awake_nodes) }, 30);
+	return;
+}
+
 # Changes bytes in the table's file, behind the back of the server, which is stopped meanwhile.
 sub damage
 {
@@ -61,6 +69,8 @@ sub damage
 	close($file) or die "$path: $!";
 	die "found $from $count times in $path" unless $count;
 	$node->start;
+	$cluster->wait_for_leader;
+	all_reachable();
 	return;
 }
 
@@ -102,6 +112,7 @@ my $partial = verify($leader, 'other');
 like($partial, qr/^\Q${\$down->name}\E\|missing\|\|$/m, 'a node that is down is missing, and not said to match');
 is(scalar(() = $partial =~ /\|checked\|\d+\|t$/mg), 2, 'the others match');
 $down->start;
+all_reachable();
 $cluster->wait_applied;
 
 # ---- a_flipped_byte_is_found: in the leader, so that it has to step down
@@ -230,6 +241,7 @@ SKIP:
 	is(scalar(() = $result->{rows} =~ /\|checked\|$/mg), 2, 'and nobody is said to be right or wrong') or diag($result->{rows});
 	is(state_on($_, 'other'), 'active', 'nor quarantined: ' . $_->name) foreach $one, $leader;
 	$third->start;
+	all_reachable();
 	$cluster->wait_applied;
 
 	# ---- the_check_in_the_background_finds_it
