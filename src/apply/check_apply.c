@@ -10,9 +10,13 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/resowner.h"
 
 #include "apply/apply_internal.h"
@@ -80,24 +84,60 @@ note_result(WriteSetReader *reader, uint64 table_id, uint32 origin_node)
 
 /* ---- repair ---- */
 
-/* Deletions first: what is put in may have a unique key that a row has which is to go. */
+/* As TRUNCATE does it, but for this node alone, whatever refers to the table, and without reading it. */
 static void
-perform_corrections(RepairReader *corrections, uint64 table_id, bool deletions)
+empty_table(uint64 table_id)
 {
-	ItemPointerData tid;
-	char	   *row;
-	uint32		length;
+	Relation	relation = table_open(replicated_table_by_id(table_id)->relid, AccessExclusiveLock);
+	Oid			toast_relid = relation->rd_rel->reltoastrelid;
+	ReindexParams parameters = {0};
+
+	RelationSetNewRelfilenode(relation, relation->rd_rel->relpersistence);
+	if (OidIsValid(toast_relid))
+	{
+		Relation	toast = table_open(toast_relid, AccessExclusiveLock);
+
+		RelationSetNewRelfilenode(toast, toast->rd_rel->relpersistence);
+		table_close(toast, NoLock);
+	}
+	(void) reindex_relation(RelationGetRelid(relation), REINDEX_REL_PROCESS_TOAST, &parameters);
+	table_close(relation, NoLock);
+	CommandCounterIncrement();
+}
+
+static void
+perform_correction(uint64 table_id, RepairRecord *record)
+{
+	switch (record->type)
+	{
+		case REPAIR_EMPTY:
+			empty_table(table_id);
+			break;
+		case REPAIR_DELETE:
+			row_apply_delete_at(table_id, &record->tid);
+			break;
+		case REPAIR_INSERT:
+			row_apply_put_row(table_id, record->row, record->length);
+			break;
+		case REPAIR_END:
+			break;
+	}
+}
+
+/* Insertions in a second turn: what is put in may have a unique key that a row has which is to go. */
+static void
+perform_corrections(RepairReader *corrections, uint64 table_id, bool insertions)
+{
+	RepairRecord record;
 
 	repair_file_rewind(corrections);
-	while (repair_file_next(corrections, &tid, &row, &length))
+	while (repair_file_next(corrections, &record))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (row == NULL && deletions)
-			row_apply_delete_at(table_id, &tid);
-		else if (row != NULL && !deletions)
-			row_apply_put_row(table_id, row, length);
-		if (row != NULL)
-			pfree(row);
+		if ((record.type == REPAIR_INSERT) == insertions)
+			perform_correction(table_id, &record);
+		if (record.row != NULL)
+			pfree(record.row);
 	}
 }
 
@@ -106,8 +146,8 @@ perform_repair(uint64 table_id, uint64 nonce)
 {
 	RepairReader *corrections = repair_file_open(table_id, nonce);
 
-	perform_corrections(corrections, table_id, true);
 	perform_corrections(corrections, table_id, false);
+	perform_corrections(corrections, table_id, true);
 	row_apply_close_tables();
 	repair_file_close(corrections);
 }

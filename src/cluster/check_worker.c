@@ -36,6 +36,7 @@
 
 #include "capture/capture.h"
 #include "cluster/check_worker.h"
+#include "cluster/verify.h"
 #include "config.h"
 #include "shared/check_job.h"
 #include "shared/proposal_queue.h"
@@ -225,13 +226,6 @@ do_job(const CheckJob *job)
 	check_job_done();
 }
 
-/* Does the error say that what is stored is damaged?  All others pass, and say nothing about the table. */
-static bool
-says_damaged(int sqlerrcode)
-{
-	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INTERNAL_ERROR || ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_DATA_EXCEPTION;
-}
-
 static void
 recover_from_error(MemoryContext context, ErrorData **error)
 {
@@ -263,7 +257,7 @@ try_job(const CheckJob *job)
 		check_job_refuse();
 		check_job_done();
 		if (job->kind == CHECK_JOB_SUM)
-			add_result(job->index, job->table_id, says_damaged(error->sqlerrcode) ? CHECK_FAILED : CHECK_SKIPPED, NULL);
+			add_result(job->index, job->table_id, check_says_damaged(error->sqlerrcode) ? CHECK_FAILED : CHECK_SKIPPED, NULL);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

@@ -83,6 +83,13 @@ typedef struct Corrections
 	int64		copied_rows;
 } Corrections;
 
+/* Then all rows are copied. */
+static void
+empty_first(void *context)
+{
+	repair_file_put_empty(((Corrections *) context)->writer);
+}
+
 static void
 remove_row(void *context, ItemPointer tid)
 {
@@ -104,7 +111,7 @@ copy_row(void *context, const char *row, uint32 length)
 static void
 find_corrections(const ReplicatedTable *table, uint64 nonce, Corrections *corrections, uint64 *index)
 {
-	DifferenceSink sink = {.extra = remove_row, .missing = copy_row, .context = corrections};
+	DifferenceSink sink = {.extra = remove_row, .missing = copy_row, .unreadable = empty_first, .context = corrections};
 	Comparison	comparison;
 
 	comparison_begin(&comparison, table, nonce);

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
@@ -25,6 +26,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -181,7 +183,7 @@ comparison_end(Comparison *comparison)
 {
 	peer_close(comparison->donor);
 	UnregisterSnapshot(comparison->snapshot);
-	relation_close(comparison->relation, NoLock);
+	relation_close(comparison->relation, AccessShareLock);	/* the apply worker may need a stronger one, and holds its own */
 }
 
 /* ---- one pass: the rows of some buckets ---- */
@@ -303,7 +305,7 @@ tell_extra_rows(Pass *pass, const DifferenceSink *sink)
 }
 
 static void
-run_pass(Comparison *comparison, bool *is_wanted, const DifferenceSink *sink)
+run_pass(Comparison *comparison, bool *is_wanted, bool is_readable, const DifferenceSink *sink)
 {
 	Pass		pass = {.is_wanted = is_wanted};
 	HASHCTL		control;
@@ -313,7 +315,8 @@ run_pass(Comparison *comparison, bool *is_wanted, const DifferenceSink *sink)
 	control.entrysize = sizeof(OwnRows);
 	control.hcxt = pass.context;
 	pass.own = hash_create("pg_quorum rows", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	(void) table_rows_visit(comparison->relation, comparison->snapshot, BUCKETS, note_own_row, &pass);
+	if (is_readable)
+		(void) table_rows_visit(comparison->relation, comparison->snapshot, BUCKETS, note_own_row, &pass);
 	match_donor_rows(comparison, &pass, sink);
 	tell_extra_rows(&pass, sink);
 	MemoryContextDelete(pass.context);
@@ -350,25 +353,72 @@ donor_sums(Comparison *comparison)
 	return sums;
 }
 
-void
-comparison_run(Comparison *comparison, const DifferenceSink *sink)
+/* NULL: the copy is damaged so much that it cannot be read. */
+static TableSum *
+try_own_sums(Comparison *comparison)
 {
-	TableSum   *own = bucket_sums(comparison->relation, comparison->snapshot, BUCKETS);
-	TableSum   *donor = donor_sums(comparison);
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	TableSum   *volatile sums = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		sums = bucket_sums(comparison->relation, comparison->snapshot, BUCKETS);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!check_says_damaged(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(NOTICE,
+				(errmsg("table \"%s\" cannot be read on this node", RelationGetRelationName(comparison->relation)),
+				 errdetail_internal("%s", error->message)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return sums;
+}
+
+static void
+run_passes(Comparison *comparison, const TableSum *own, const TableSum *donor, const DifferenceSink *sink)
+{
 	bool		is_wanted[BUCKETS] = {false};
 	uint64		rows = 0;
 	bool		any = false;
 
 	for (int i = 0; i < BUCKETS; i++)
 	{
-		is_wanted[i] = !table_sum_equal(&own[i], &donor[i]);
+		is_wanted[i] = own == NULL || !table_sum_equal(&own[i], &donor[i]);
 		any |= is_wanted[i];
-		rows += is_wanted[i] ? own[i].row_count + donor[i].row_count : 0;
+		rows += is_wanted[i] ? (own == NULL ? 0 : own[i].row_count) + donor[i].row_count : 0;
 		if (!any || (rows < PASS_ROWS && i < BUCKETS - 1))
 			continue;
-		run_pass(comparison, is_wanted, sink);
+		run_pass(comparison, is_wanted, own != NULL, sink);
 		memset(is_wanted, 0, sizeof(is_wanted));
 		rows = 0;
 		any = false;
 	}
+}
+
+void
+comparison_run(Comparison *comparison, const DifferenceSink *sink)
+{
+	TableSum   *own;
+
+	if (sink->unreadable == NULL)
+		own = bucket_sums(comparison->relation, comparison->snapshot, BUCKETS);
+	else
+		own = try_own_sums(comparison);
+	if (own == NULL)
+		sink->unreadable(sink->context);
+	run_passes(comparison, own, donor_sums(comparison), sink);
 }

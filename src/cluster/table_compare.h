@@ -19,6 +19,7 @@ typedef struct DifferenceSink
 {
 	void		(*extra) (void *context, ItemPointer tid);	/* a row of this node that the other has not, or not so */
 	void		(*missing) (void *context, const char *row, uint32 length); /* and the other way round */
+	void		(*unreadable) (void *context);	/* this node's copy cannot be read: all rows that follow are missing.  NULL: that is an error */
 	void	   *context;
 } DifferenceSink;
 

@@ -22,6 +22,7 @@
 #define REPAIR_MAGIC 0x51525046 /* "QRPF" */
 #define REPAIR_VERSION 1
 #define HEADER_LENGTH 21
+#define RECORD_EMPTY 'T'
 #define RECORD_DELETE 'D'
 #define RECORD_INSERT 'I'
 #define RECORD_END 'E'
@@ -105,6 +106,12 @@ repair_file_create(uint64 table_id, uint64 nonce)
 	put_u64(writer, table_id);
 	put_u64(writer, nonce);
 	return writer;
+}
+
+void
+repair_file_put_empty(RepairWriter *writer)
+{
+	put_u8(writer, RECORD_EMPTY);
 }
 
 void
@@ -194,43 +201,54 @@ repair_file_rewind(RepairReader *reader)
 		report_io("seek in");
 }
 
+static void
+take_row(RepairReader *reader, RepairRecord *record)
+{
+	record->length = take_u32(reader);
+	if (record->length > MaxAllocSize / 2)
+		report_malformed();
+	record->row = palloc(record->length + 1);
+	take(reader, record->row, record->length);
+}
+
 bool
-repair_file_next(RepairReader *reader, ItemPointer tid, char **row, uint32 *length)
+repair_file_next(RepairReader *reader, RepairRecord *record)
 {
 	BlockNumber block;
 
-	*row = NULL;
+	memset(record, 0, sizeof(RepairRecord));
 	switch (take_u8(reader))
 	{
+		case RECORD_EMPTY:
+			record->type = REPAIR_EMPTY;
+			break;
 		case RECORD_DELETE:
+			record->type = REPAIR_DELETE;
 			block = take_u32(reader);
-			ItemPointerSet(tid, block, take_u16(reader));
-			return true;
+			ItemPointerSet(&record->tid, block, take_u16(reader));
+			break;
 		case RECORD_INSERT:
-			*length = take_u32(reader);
-			if (*length > MaxAllocSize / 2)
-				report_malformed();
-			*row = palloc(*length + 1);
-			take(reader, *row, *length);
-			return true;
+			record->type = REPAIR_INSERT;
+			take_row(reader, record);
+			break;
 		case RECORD_END:
-			return false;
+			record->type = REPAIR_END;
+			break;
 		default:
 			report_malformed();
 	}
+	return record->type != REPAIR_END;
 }
 
 static void
 check_to_the_end(RepairReader *reader)
 {
-	ItemPointerData tid;
-	char	   *row;
-	uint32		length;
+	RepairRecord record;
 	pg_crc32c	crc;
 
-	while (repair_file_next(reader, &tid, &row, &length))
-		if (row != NULL)
-			pfree(row);
+	while (repair_file_next(reader, &record))
+		if (record.row != NULL)
+			pfree(record.row);
 	crc = reader->crc;
 	FIN_CRC32C(crc);
 	if (take_u32(reader) != (uint32) crc)

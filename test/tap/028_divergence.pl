@@ -77,6 +77,24 @@ sub damage
 	return;
 }
 
+# The header of a page becomes one that no page can have.
+sub damage_page
+{
+	my ($node, $table, $number) = @_;
+	$node->sql('CHECKPOINT');
+	my $path = $node->data_dir . '/' . $node->sql("SELECT pg_relation_filepath('$table')");
+	$node->stop('fast');
+	die "$path is too short" unless -s $path > 8192 * $number;
+	open(my $file, '+<:raw', $path) or die "$path: $!";
+	seek($file, 8192 * $number + 12, 0);
+	print $file pack('v v v', 8000, 24, 8192);    # pd_lower, pd_upper, pd_special
+	close($file) or die "$path: $!";
+	$node->start;
+	$cluster->wait_for_leader;
+	all_reachable();
+	return;
+}
+
 # A row (id int, v text) of less than 127 bytes, from its infomask on: 'n' values, header of 24 bytes, then the values.
 sub stored
 {
@@ -209,6 +227,21 @@ is(state_on($second, 'other'), 'active', 'the quarantine is over');
 $cluster->assert_same_digest('other', 'all copies are the same again');
 is($second->sql(q{SET enable_seqscan = off; SELECT string_agg(v, ' ' ORDER BY id) FROM other WHERE id IN (10, 11, 12, 20, 30, 40, 41)}),
 	'changed other 12 other 20 other 30 other 40 other 41', 'by the index too');
+
+# ---- a_copy_that_cannot_be_read_is_replaced
+$second->sql('SELECT count(*) FROM other');
+damage_page($second, 'account', 3);
+$healthy = $cluster->wait_for_leader;
+$cluster->wait_applied;
+my ($undamaged) = grep { $_ != $second } $cluster->nodes;
+like(verify($undamaged, 'account'), qr/^\Q${\$second->name}\E\|unreadable\|\|f$/m, 'a page that cannot be read is found');
+quarantined($second, 'account');
+is($second->query(q{SELECT * FROM quorum.diverging_keys('account')})->{sqlstate}, 'XX001', 'its rows cannot be listed');
+is($second->sql(q{SELECT removed_rows, copied_rows FROM quorum.repair('account')}, timeout => 120), '0|501', 'but all are copied anew');
+is(state_on($second, 'account'), 'active', 'the quarantine is over');
+$cluster->assert_same_digest('account', 'and all copies are the same');
+is($second->sql(q{SET enable_seqscan = off; SELECT owner FROM account WHERE id = 321}), 'owner number 321', 'the indexes were made anew too');
+$second->sql(q{UPDATE account SET balance = 3 WHERE id = 321});
 
 # ---- no_false_alarm: while tables come, go and are truncated
 {
