@@ -1,12 +1,14 @@
 /*
  * check_apply.c
- *	  Entries of the log that check tables: each node sums a table's rows up as they are at that index, tells its sum, and a copy that differs is compared and repaired.
+ *	  Entries of the log that check tables: each node sums a table's rows up as they are at that index, tells its sum, and a copy
+ *	  that differs is compared and repaired.
  *
- * Process: apply worker, inside its transaction; each of these entries has a local transaction of its own, whose turn it is.  So nothing of the log after it is in the tables,
- * and all that is before: whoever takes a snapshot during the entry has exactly the log's prefix.
+ * Process: apply worker, inside its transaction; each of these entries has a local transaction of its own, whose turn it is.  So
+ * nothing of the log after it is in the tables, and all that is before: whoever takes a snapshot during the entry has exactly the
+ * log's prefix.
  *
- * Must never hold up the log for a check: what cannot be had at once is skipped, and the others are told.  Nor raise an error for what a check meets: all of it is about
- * this node alone.
+ * Must never hold up the log for a check: what cannot be had at once is skipped, and the others are told.  Nor raise an error for
+ * what a check meets: all of it is about this node alone.
  */
 #include "postgres.h"
 
@@ -190,8 +192,8 @@ try_repair(uint64 table_id, uint64 nonce, uint64 log_index)
 }
 
 /*
- * On the donor the snapshot is held for the other node; there the log stands still while the session compares, if the rows are to be repaired: what
- * it finds is to be put right before anything else changes them.
+ * On the donor the snapshot is held for the other node; there the log stands still while the session compares, if the rows are to
+ * be repaired: what it finds is to be put right before anything else changes them.
  */
 static void
 compare_tables(WriteSetReader *reader, uint64 table_id, uint64 log_index)

@@ -6,8 +6,8 @@
  * log as rows of their own, so firing them once more would make the nodes differ), no constraints are evaluated, defaults and
  * generated columns come as values.  Unique indexes are maintained, and so a violation shows that the nodes differ already.
  *
- * Must never skip a change: a row that is not there, or is there already, is an error that stops this node; but in a table that is quarantined on this node, which
- * nobody reads and which is known to differ, a row that is missing is left to the repair.
+ * Must never skip a change: a row that is not there, or is there already, is an error that stops this node; but in a table that is
+ * quarantined on this node, which nobody reads and which is known to differ, a row that is missing is left to the repair.
  *
  * Invariants
  *	 1. Tables stay open and locked (ROW EXCLUSIVE) to the end of the local transaction, so their shape does not change within it.
@@ -198,8 +198,8 @@ report_missing_row(OpenTable *table)
 }
 
 /*
- * Waits for local transactions that hold the row.  An update that changes the key takes the stronger lock itself.  False: it is missing from a table of which that can be
- * expected.
+ * Waits for local transactions that hold the row.  An update that changes the key takes the stronger lock itself.  False: it is
+ * missing from a table of which that can be expected.
  */
 static bool
 find_row(OpenTable *table, WriteSetReader *reader)

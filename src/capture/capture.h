@@ -53,8 +53,8 @@ extern void commit_gate_init(void);
 extern uint64 gate_propose_detached(char *payload, Size length);
 
 /*
- * The same, but returns as soon as the entry is chosen and its index known: for entries of checks, during which the apply worker waits for its caller.  A node whose copy
- * of a table is quarantined may propose them.
+ * The same, but returns as soon as the entry is chosen and its index known: for entries of checks, during which the apply worker
+ * waits for its caller.  A node whose copy of a table is quarantined may propose them.
  */
 extern uint64 gate_propose_check(char *payload, Size length);
 

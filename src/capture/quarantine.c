@@ -2,10 +2,12 @@
  * quarantine.c
  *	  Refuses statements that use a table whose copy on this node is known to differ from that of a majority (shared/table_health.h).
  *
- * Process: client backend, parallel workers, any other that runs queries; not the apply worker.  Whatever the read consistency: local reads promise a prefix of the log, and rows that
- * differ are none.  Maintenance goes through (VACUUM, REINDEX), and so do the functions of this extension, which read the heap without a query.
+ * Process: client backend, parallel workers, any other that runs queries; not the apply worker.  Whatever the read consistency:
+ * local reads promise a prefix of the log, and rows that differ are none.  Maintenance goes through (VACUUM, REINDEX), and so do
+ * the functions of this extension, which read the heap without a query.
  *
- * Must never let a query through that returns such rows: those of views, functions, triggers and foreign keys are looked at like the client's own.
+ * Must never let a query through that returns such rows: those of views, functions, triggers and foreign keys are looked at like
+ * the client's own.
  *
  * Locks: relies on those that the statement holds on its tables.
  */
@@ -52,7 +54,10 @@ refuse_if_quarantined(Oid relid)
 			 errhint("Connect to another node; an administrator calls quorum.repair('%s') on this one.", name)));
 }
 
-/* Those of views and inlined functions stand there too.  Not the plan's relationOids, where a regclass constant counts: quorum.repair('t') must go through. */
+/*
+ * Those of views and inlined functions stand there too.  Not the plan's relationOids, where a regclass constant counts:
+ * quorum.repair('t') must go through.
+ */
 static void
 check_tables(List *range_table)
 {

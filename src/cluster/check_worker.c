@@ -1,9 +1,10 @@
 /*
  * check_worker.c
- *	  Sums the rows of a table up when a check of the log asks for it, and tells the others; on the leader it proposes such checks now and then.
+ *	  Sums the rows of a table up when a check of the log asks for it, and tells the others; on the leader it proposes such checks
+ *	  now and then.
  *
- * Process: one background worker per instance, connected to quorum.database.  Must never stand in anybody's way: as soon as somebody waits for the table's lock it lets
- * go of it, and the check is skipped on this node.
+ * Process: one background worker per instance, connected to quorum.database.  Must never stand in anybody's way: as soon as
+ * somebody waits for the table's lock it lets go of it, and the check is skipped on this node.
  *
  * Invariants
  *	 1. Lock and snapshot are taken while the apply worker waits in the entry of the check (check_job.h): the snapshot is the log's prefix.
@@ -45,7 +46,7 @@
 #include "shared/table_rows.h"
 #include "shared/writeset.h"
 
-#define HOLD_PATIENCE_MS 60000	/* for the other node to come and take the snapshot */
+#define HOLD_PATIENCE_MS 30000	/* for the other node to come and take the snapshot, unless another job comes first */
 #define HOLD_LOOK_MS 200
 #define ROWS_PER_LOOK 200
 #define GENTLE_WORK_MS 20		/* then it sleeps as long: half of a core and of a disk at most */
@@ -109,8 +110,9 @@ add_result(uint64 index, uint64 table_id, CheckOutcome outcome, const TableSum *
 }
 
 /*
- * Does somebody wait for a lock of the table?  LockHasWaitersRelation() cannot be asked: it knows nothing of locks that were taken by the fast path.  A lock that is held by that
- * path moves to the shared table when somebody wants a strong one, so that there are two requests then: only then is it worth to look at all locks.
+ * Does somebody wait for a lock of the table?  LockHasWaitersRelation() cannot be asked: it knows nothing of locks that were taken
+ * by the fast path.  A lock that is held by that path moves to the shared table when somebody wants a strong one, so that there are
+ * two requests then: only then is it worth to look at all locks.
  */
 static bool
 somebody_waits_for(Relation relation)
@@ -347,7 +349,10 @@ background_check_is_over(void)
 		table_check_results(background.index, checks, QUORUM_MAX_MEMBERS) >= reachable_members();
 }
 
-/* The table whose last check is the longest ago, if that is long enough; one that was never checked counts from the start of this worker.  0: none. */
+/*
+ * The table whose last check is the longest ago, if that is long enough; one that was never checked counts from the start of this
+ * worker.  0: none.
+ */
 static uint64
 next_due_table(void)
 {

@@ -2,8 +2,9 @@
  * compare_donor.c
  *	  What a node whose copy of a table is right offers one whose copy differs: sums of buckets and rows, at an exact log index.
  *
- * Runs in backends that another node connects to, as a member of quorum_peer, which may see the whole log anyway.  The other node begins a transaction, imports the snapshot that
- * the check worker holds for it, takes the table's lock with the first of these functions, and then tells the check worker that it need not hold it any more.
+ * Runs in backends that another node connects to, as a member of quorum_peer, which may see the whole log anyway.  The other node
+ * begins a transaction, imports the snapshot that the check worker holds for it, takes the table's lock with the first of these
+ * functions, and then tells the check worker that it need not hold it any more.
  *
  * Must never serve rows of a copy that is quarantined here.
  *

@@ -2,8 +2,9 @@
  * repair.c
  *	  quorum.repair() and quorum.diverging_keys(): what to do about a copy that differs.
  *
- * Runs in a client backend of the node whose copy is quarantined.  The session finds the differences while the log stands still on this node, and writes them to a file;
- * the apply worker, which is the one that writes rows without triggers, performs them in the entry of the log at which they were found.
+ * Runs in a client backend of the node whose copy is quarantined.  The session finds the differences while the log stands still on
+ * this node, and writes them to a file; the apply worker, which is the one that writes rows without triggers, performs them in the
+ * entry of the log at which they were found.
  *
  * Must never end a quarantine: only a check does, which is asked for at the end.
  *
@@ -167,6 +168,7 @@ quorum_repair(PG_FUNCTION_ARGS)
 	TupleDesc	row_type;
 	Datum		values[3];
 	bool		nulls[3] = {false};
+	TimestampTz deadline;
 	uint64		index = 0;
 	int			count;
 
@@ -181,8 +183,9 @@ quorum_repair(PG_FUNCTION_ARGS)
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(end_session, (Datum) 0);
 	compare_session_end();
-	verify_await_index(index, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECK_PATIENCE_MS));
-	values[2] = Int64GetDatum((int64) verify_run(table.table_id, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECK_PATIENCE_MS), checks, &count));
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECK_PATIENCE_MS);
+	verify_await_index(index, deadline);
+	values[2] = Int64GetDatum((int64) verify_run(table.table_id, deadline, checks, &count));
 	warn_if_still_different(checks, count, get_rel_name(relid));
 	values[0] = Int64GetDatum(corrections.removed_rows);
 	values[1] = Int64GetDatum(corrections.copied_rows);

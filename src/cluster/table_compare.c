@@ -2,14 +2,15 @@
  * table_compare.c
  *	  Row by row, how this node's copy of a table differs from another node's, at one log index.
  *
- * Runs in a client backend of the node whose copy is quarantined.  Both copies are summed up in buckets by primary key first, so that only rows of the buckets that differ have to be
- * sent.  There a row is known by the hash of all its bytes: keys and indexes may be damaged as well as anything else.
+ * Runs in a client backend of the node whose copy is quarantined.  Both copies are summed up in buckets by primary key first, so
+ * that only rows of the buckets that differ have to be sent.  There a row is known by the hash of all its bytes: keys and indexes
+ * may be damaged as well as anything else.
  *
  * Must never hold more of a table in memory than PASS_ROWS rows' hashes: buckets are compared in passes.
  *
  * Invariants
- *	 1. Both snapshots are the log's prefix before the same index: here because the apply worker stands in that entry while it is taken, there as the
- *		check worker holds it (check_job.h).
+ *	 1. Both snapshots are the log's prefix before the same index: here because the apply worker stands in that entry while it is
+ *		taken, there as the check worker holds it (check_job.h).
  *	 2. What the other node sends is checked before it is used.
  *
  * Locks: ACCESS SHARE on the table.
@@ -60,8 +61,8 @@ try_to_connect(const MemberState *member)
 }
 
 /*
- * A node that had the majority's sum in the last check that had one, and that can be connected to; an error if there is none.  A follower does not hear of others than the
- * leader, so what quorum.nodes says here is not asked.
+ * A node that had the majority's sum in the last check that had one, and that can be connected to; an error if there is none.  A
+ * follower does not hear of others than the leader, so what quorum.nodes says here is not asked.
  */
 static uint32
 connect_to_donor(Comparison *comparison)

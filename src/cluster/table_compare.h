@@ -35,8 +35,9 @@ typedef struct Comparison
 } Comparison;
 
 /*
- * Begins to compare the quarantined copy of the table with that of a node of the majority.  When it returns the log stands still on this node, until compare_session_set() or
- * compare_session_end() (check_job.h).  The caller has a session (compare_session_begin) with that nonce, and ends it whatever happens.
+ * Begins to compare the quarantined copy of the table with that of a node of the majority.  When it returns the log stands still on
+ * this node, until compare_session_set() or compare_session_end() (check_job.h).  The caller has a session (compare_session_begin)
+ * with that nonce, and ends it whatever happens.
  */
 extern void comparison_begin(Comparison *comparison, const ReplicatedTable *table, uint64 nonce);
 extern void comparison_run(Comparison *comparison, const DifferenceSink *sink);

@@ -2,8 +2,8 @@
  * verify.c
  *	  quorum.verify(): compares the copies of a table on all nodes, as they are at one index of the log.
  *
- * Runs in client backends of any node.  It proposes a check and waits for what the nodes tell; what follows for a node that differs is decided by that node itself, when
- * it applies the results (shared/table_health.c).
+ * Runs in client backends of any node.  It proposes a check and waits for what the nodes tell; what follows for a node that differs
+ * is decided by that node itself, when it applies the results (shared/table_health.c).
  *
  * Must never wait for a node that cannot be reached, nor take its silence for agreement: it is shown as missing.
  *
@@ -115,7 +115,8 @@ has_result(const NodeCheck *checks, int count, uint32 node_id)
 /* ---- whom there is to wait for ---- */
 
 /*
- * Only a leader hears of all members.  Another node asks it, again and again, since one may go down meanwhile; if it gets no answer, its own view has to do.
+ * Only a leader hears of all members.  Another node asks it, again and again, since one may go down meanwhile; if it gets no
+ * answer, its own view has to do.
  */
 typedef struct Reach
 {

@@ -14,7 +14,10 @@
 /* 55000 unless it is a replicated table whose copy is complete; 25001 in a transaction that cannot see what others commit meanwhile. */
 extern ReplicatedTable verify_table(Oid relid);
 
-/* Has it checked on all nodes, and waits until all that can be reached have told their sums, or until the deadline.  Returns the index and the results. */
+/*
+ * Has it checked on all nodes, and waits until all that can be reached have told their sums, or until the deadline.  Returns the
+ * index and the results.
+ */
 extern uint64 verify_run(uint64 table_id, TimestampTz deadline, NodeCheck *checks, int *count);
 
 /* Waits until this node has applied the log up to that index; 57014-like errors as usual, 55000 if it has stopped. */

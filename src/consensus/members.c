@@ -147,8 +147,9 @@ members_may_write(const PaxosStatus *status)
 }
 
 /*
- * A node that has stopped applying does not lead.  Nor does one whose copy of a table is known to differ, as long as there is another: its log is as good as any, but clients
- * look for the leader.  When nobody else comes forward for long it leads all the same, since without a leader nothing could ever be repaired.
+ * A node that has stopped applying does not lead.  Nor does one whose copy of a table is known to differ, as long as there is
+ * another: its log is as good as any, but clients look for the leader.  When nobody else comes forward for long it leads all the
+ * same, since without a leader nothing could ever be repaired.
  */
 bool
 members_may_lead(const PaxosStatus *status)

@@ -2,8 +2,8 @@
  * check_job.c
  *	  How the apply worker hands a table over at an exact log index; see check_job.h for the states.
  *
- * Process: apply worker, check worker, client backends.  Must never hold up the log for longer than the other process needs to take a snapshot, unless a session
- * repairs this node's copy, and lives.
+ * Process: apply worker, check worker, client backends.  Must never hold up the log for longer than the other process needs to take
+ * a snapshot, unless a session repairs this node's copy, and lives.
  *
  * Locks: QuorumShmem->lock, shortly; never while waiting.
  */
@@ -93,15 +93,39 @@ look_at_offer(bool patience_is_over)
 	return state;
 }
 
+/*
+ * The check worker is not free.  If it holds a snapshot, it has to make room after a while: whoever that is for comes at once, or
+ * not at all.  False: it is of no use to wait.
+ */
+static bool
+wait_for_holder(TimestampTz deadline)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		may_be_free;
+
+	enter();
+	may_be_free = QuorumShmem->checker_latch != NULL &&
+		(job->state == CHECK_JOB_FREE || (job->kind == CHECK_JOB_HOLD && job->state == CHECK_JOB_TAKEN));
+	if (may_be_free && now >= TimestampTzPlusMilliseconds(deadline, -TAKE_PATIENCE_MS / 2))
+		job->released = true;
+	leave();
+	if (!may_be_free || now >= deadline)
+		return false;
+	shmem_wake_checker();
+	wait_a_moment();
+	return true;
+}
+
 bool
 check_job_hand_over(CheckJobKind kind, uint64 index, uint64 table_id, Oid relid, bool gently)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TAKE_PATIENCE_MS);
-
 	volatile bool taken = false;
 
-	if (!offer(kind, index, table_id, relid, gently))
-		return false;
+	while (!offer(kind, index, table_id, relid, gently))
+		if (!wait_for_holder(deadline))
+			return false;
+	deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TAKE_PATIENCE_MS);
 	PG_TRY();
 	{
 		CheckJobState state;

@@ -1,11 +1,12 @@
 /*
  * check_job.h
- *	  How the apply worker hands a table over at an exact log index: to the check worker, which sums its rows up or holds them for another node, and to a
- *	  session that compares them with another node's.
+ *	  How the apply worker hands a table over at an exact log index: to the check worker, which sums its rows up or holds them for
+ *	  another node, and to a session that compares them with another node's.
  *
- * At the entry of a check the apply worker has the turn, and no transaction that changes replicated tables can commit.  Whoever takes a snapshot then has
- * exactly the log's prefix before that entry.  So the apply worker offers the job and waits until it is taken, that is, until the other process has
- * its lock and its snapshot; then the log goes on, whatever that process does with it, and for how long.
+ * At the entry of a check the apply worker has the turn, and no transaction that changes replicated tables can commit.  Whoever
+ * takes a snapshot then has exactly the log's prefix before that entry.  So the apply worker offers the job and waits until it is
+ * taken, that is, until the other process has its lock and its snapshot; then the log goes on, whatever that process does with it,
+ * and for how long.
  *
  * States of a job, in the order in which they occur:
  *	 FREE		the apply worker offers a job -> OFFERED
@@ -66,8 +67,9 @@ typedef struct SkippedChecks
 } SkippedChecks;
 
 /*
- * A session on the node that differs.  States: WAITING for the entry -> AT_INDEX: it has been reached, the log stands still on this node -> GO_ON, the session needs
- * nothing more of it, or REPAIR, the corrections (repair_file.h) are to be performed -> DONE or FAILED.
+ * A session on the node that differs.  States: WAITING for the entry -> AT_INDEX: it has been reached, the log stands still on this
+ * node -> GO_ON, the session needs nothing more of it, or REPAIR, the corrections (repair_file.h) are to be performed -> DONE or
+ * FAILED.
  */
 typedef enum CompareState
 {
@@ -99,7 +101,10 @@ extern bool check_job_hand_over(CheckJobKind kind, uint64 index, uint64 table_id
 /* This node has no sum for that check; the check worker is to tell the others. */
 extern void check_job_note_skipped(uint64 index, uint64 table_id);
 
-/* Is there a session that waits for the entry with that nonce?  Then it goes on, and this waits until it is done with the table.  Interruptible. */
+/*
+ * Is there a session that waits for the entry with that nonce?  Then it goes on, and this waits until it is done with the table.
+ * Interruptible.
+ */
 extern CompareState compare_session_hand_over(uint64 nonce);
 extern void compare_session_finish(const char *error_message);	/* NULL: DONE */
 

@@ -2,7 +2,8 @@
  * repair_file.c
  *	  Corrections of a table, in a file beside the journal; the bytes are described in repair_file.h.
  *
- * Process: a client backend writes, the apply worker reads, one after the other.  Must never give a record out of a file that was not checked to its last byte.
+ * Process: a client backend writes, the apply worker reads, one after the other.  Must never give a record out of a file that was
+ * not checked to its last byte.
  *
  * Takes no locks: there is one session at a time (check_job.h), and the apply worker reads while that waits.
  */

@@ -2,9 +2,10 @@
  * repair_file.h
  *	  Corrections of a table, from the session that found them to the apply worker that performs them: a file beside the journal.
  *
- * Bytes (network order): u32 magic, u8 version, u64 table_id, u64 nonce; then records: u8 'D', u32 block, u16 offset: the row at that place is to go; or u8 'I', u32 length, a row
- * (writeset.h): it is to be put in; or, as the first, u8 'T': the whole table is to be emptied, since it cannot be read; then u8 'E' and
- * u32 CRC32C of all before it.  It is of use only as long as both processes live, so it is not made durable.
+ * Bytes (network order): u32 magic, u8 version, u64 table_id, u64 nonce; then records: u8 'D', u32 block, u16 offset: the row at
+ * that place is to go; or u8 'I', u32 length, a row (writeset.h): it is to be put in; or, as the first, u8 'T': the whole table is
+ * to be emptied, since it cannot be read; then u8 'E' and u32 CRC32C of all before it.  It is of use only as long as both processes
+ * live, so it is not made durable.
  */
 #ifndef QUORUM_REPAIR_FILE_H
 #define QUORUM_REPAIR_FILE_H

@@ -2,7 +2,8 @@
  * table_checksum.c
  *	  Checksums of a table's rows, and what follows from those of all nodes.
  *
- * Pure; used by the check worker, client backends, the apply worker and the unit tests.  Must never depend on the machine: the sums of all nodes are compared.
+ * Pure; used by the check worker, client backends, the apply worker and the unit tests.  Must never depend on the machine: the sums
+ * of all nodes are compared.
  *
  * Invariants
  *	 1. The same bytes give the same hash on each machine, whatever its byte order.

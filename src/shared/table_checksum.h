@@ -2,9 +2,9 @@
  * table_checksum.h
  *	  Checksums of a table's rows, and what follows from those of all nodes.  Pure: no PostgreSQL header, no allocation.
  *
- * A row's hash is SipHash-2-4 with 128 bits and a fixed key over the bytes in which it travels (writeset.h), so neither compression, TOAST, dropped columns nor
- * the place in the file matter.  A table's sum adds the hashes up, each half modulo 2^64: the order of the rows does not matter, and, other than with XOR, two
- * rows that are equal do not cancel out.
+ * A row's hash is SipHash-2-4 with 128 bits and a fixed key over the bytes in which it travels (writeset.h), so neither
+ * compression, TOAST, dropped columns nor the place in the file matter.  A table's sum adds the hashes up, each half modulo 2^64:
+ * the order of the rows does not matter, and, other than with XOR, two rows that are equal do not cancel out.
  */
 #ifndef QUORUM_TABLE_CHECKSUM_H
 #define QUORUM_TABLE_CHECKSUM_H

@@ -4,9 +4,10 @@
  *
  * Process: the apply worker writes, client backends and the check worker read.
  *
- * A node whose copy differs from that of a majority of the voters says so and steps aside, for that is what it can know by itself: nobody else has to
- * be trusted or reached.  It serves no rows of the table, takes no writes and does not lead.  It goes on applying the log, so that only what differs has to be repaired;
- * and its acceptor goes on voting: what it votes on are entries of the log, which its journal holds whole, not rows.
+ * A node whose copy differs from that of a majority of the voters says so and steps aside, for that is what it can know by itself:
+ * nobody else has to be trusted or reached.  It serves no rows of the table, takes no writes and does not lead.  It goes on
+ * applying the log, so that only what differs has to be repaired; and its acceptor goes on voting: what it votes on are entries of
+ * the log, which its journal holds whole, not rows.
  *
  * Invariants
  *	 1. A check says something about this copy only if it is newer than the last one that found it equal, and than the last repair.

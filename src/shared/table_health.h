@@ -1,9 +1,10 @@
 /*
  * table_health.h
- *	  Checks of replicated tables and what they say about this node's copies: tables quorum.table_check, quorum.check_result and quorum.table_health.
+ *	  Checks of replicated tables and what they say about this node's copies: tables quorum.table_check, quorum.check_result and
+ *	  quorum.table_health.
  *
- * The first two follow from the log and are the same on all nodes that were there; the third is this node's own.  Process: the apply worker writes all of them, in the transaction
- * of the entry that they follow from; the others read.
+ * The first two follow from the log and are the same on all nodes that were there; the third is this node's own.  Process: the
+ * apply worker writes all of them, in the transaction of the entry that they follow from; the others read.
  */
 #ifndef QUORUM_TABLE_HEALTH_H
 #define QUORUM_TABLE_HEALTH_H
@@ -22,7 +23,10 @@ extern bool table_check_note_result(uint64 index, uint64 table_id, uint32 node_i
 /* What the results so far say about this node's copy: it is quarantined, or is not any more. */
 extern void table_health_judge(uint64 index, uint64 table_id, uint32 own_node_id);
 
-/* The rows were copied anew at that index: what checks before it say does not count any more.  It stays quarantined until a check says otherwise. */
+/*
+ * The rows were copied anew at that index: what checks before it say does not count any more.  It stays quarantined until a check
+ * says otherwise.
+ */
 extern void table_health_note_repaired(uint64 index, uint64 table_id);
 
 /* Shared memory says what quorum.table_health does: at the start of the worker, and after a change. */

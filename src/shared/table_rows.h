@@ -1,6 +1,7 @@
 /*
  * table_rows.h
- *	  All rows of a table under a snapshot, each with the bytes in which it travels and their hash.  Process: any with a database connection.
+ *	  All rows of a table under a snapshot, each with the bytes in which it travels and their hash.  Process: any with a database
+ *	  connection.
  */
 #ifndef QUORUM_TABLE_ROWS_H
 #define QUORUM_TABLE_ROWS_H
@@ -29,8 +30,8 @@ typedef struct TableRow
 typedef bool (*TableRowVisitor) (void *context, const TableRow *row);
 
 /*
- * The caller has the relation open and locked; bucket_count 0: none are wanted.  Straight from the heap: whoever calls it may see all rows.  Returns false if the visitor did.
- * Interruptible.
+ * The caller has the relation open and locked; bucket_count 0: none are wanted.  Straight from the heap: whoever calls it may see
+ * all rows.  Returns false if the visitor did. Interruptible.
  */
 extern bool table_rows_visit(Relation relation, Snapshot snapshot, uint32 bucket_count, TableRowVisitor visitor, void *context);
 

@@ -5,6 +5,7 @@ use FindBin;
 use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
 use QuorumCluster;
+use WaitingSession;
 use Test::More;
 
 # No checks but those that are asked for.
@@ -192,6 +193,26 @@ is($broken->sql(q{SELECT key, kind FROM quorum.diverging_keys('account')}), 'id=
 is($healthy->query(q{SELECT * FROM quorum.diverging_keys('account')})->{sqlstate}, '55000', 'on a healthy node there are none');
 is($healthy->query(q{SELECT quorum.repair('account')})->{sqlstate}, '55000', 'and nothing to repair');
 
+# ---- a_repair_that_is_cancelled_lets_the_log_go_on: the log stands still on this node only as long as somebody compares
+{
+	my @others = grep { $_ != $broken } $cluster->nodes;
+	my @apply = map { $_->worker_pid('apply') } @others;
+	my $session = WaitingSession->new($broken);
+	kill('STOP', @apply);    # so neither comes to the index at which the rows are to be compared
+	$session->send(q{SELECT quorum.repair('account')});
+	QuorumCluster::wait_until('the session to ask another node for its rows',
+		sub { grep { $_->sql(q{SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%compare_begin%' AND pid <> pg_backend_pid()}) } @others }, 30);
+	is($broken->sql('SELECT applied_index < chosen_index FROM quorum.status'), 't', 'the log stands still on the node that compares');
+	$broken->sql('SELECT pg_cancel_backend(' . $session->backend_pid . ')');
+	is($session->outcome, '57014', 'the repair is cancelled') or diag($session->error);
+	QuorumCluster::wait_until('the log to go on', sub { $broken->sql('SELECT applied_index = chosen_index FROM quorum.status') eq 't' }, 30);
+	ok(1, 'and the log goes on');
+	kill('CONT', @apply);
+	$session->finish;
+	$cluster->wait_applied;
+	is(state_on($broken, 'account'), 'quarantined', 'the quarantine stays');
+}
+
 # ---- repaired_it_rejoins
 like($broken->sql(q{SELECT removed_rows, copied_rows FROM quorum.repair('account')}, timeout => 120), qr/^1\|1$/, 'repair copies the one row that differs');
 is(state_on($broken, 'account'), 'active', 'the check after it ends the quarantine');
@@ -297,8 +318,35 @@ $second->sql(q{UPDATE account SET balance = 3 WHERE id = 321});
 	ok(1, 'the next check in the background finds it');
 	$_->sql(q{ALTER SYSTEM SET quorum.check_interval = 0; SELECT pg_reload_conf()}) foreach $cluster->nodes;
 	is($one->sql(q{SELECT key, kind FROM quorum.diverging_keys('other')}), 'id=99|differs', 'it lists the key');
-	like($one->sql(q{SELECT quorum.repair('other')}, timeout => 120), qr/^\(1,1,\d+\)$/, 'and is repaired');
+	# ---- under_write_load_only_what_differs_is_copied: both copies are those of one index
+	my $writer = $leader->session;
+	$writer->query_until(qr/started/, "\\echo started\nDO \$\$ BEGIN FOR i IN 1..2000 LOOP UPDATE other SET v = 'load ' || i WHERE id = 60 + i % 20; "
+		  . "INSERT INTO other VALUES (20000 + i, 'new'); COMMIT; END LOOP; END \$\$;\n");
+	like($one->sql(q{SELECT quorum.repair('other')}, timeout => 120), qr/^\(1,1,\d+\)$/, 'and is repaired, under write load exactly that row');
+	$writer->query('SELECT 1');
+	$writer->quit;
 	$cluster->assert_same_digest('other', 'all copies are the same at the end');
+}
+
+# ---- if_all_that_are_left_are_quarantined_one_leads_all_the_same: or nothing could ever be repaired
+{
+	damage($n1, 'account', 'owner number 123' => 'owner numbes 123');
+	damage($n2, 'other', 'other 98' => 'other 9x');
+	$cluster->wait_applied;
+	verify($n3, $_) foreach 'account', 'other';
+	quarantined($n1, 'account');
+	quarantined($n2, 'other');
+	is($cluster->wait_for_leader->name, 'n3', 'the only one that is not quarantined leads');
+	$n3->stop('fast');
+	my $last_resort = $cluster->wait_for_leader;
+	ok(1, 'without it another one does: ' . $last_resort->name);
+	is($n1->query(q{UPDATE other SET v = 'x' WHERE id = 1})->{sqlstate}, '25006', 'but takes no writes');
+	like($n1->sql(q{SELECT quorum.repair('account')}, timeout => 120), qr/^\(1,1,\d+\)$/, 'and they repair each other');
+	like($n2->sql(q{SELECT quorum.repair('other')}, timeout => 120), qr/^\(1,1,\d+\)$/, 'both of them');
+	$n1->sql(q{UPDATE other SET v = 'y' WHERE id = 1});
+	$n3->start;
+	all_reachable();
+	$cluster->assert_same_digest($_) foreach 'account', 'other';
 }
 
 done_testing();
