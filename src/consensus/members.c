@@ -158,18 +158,15 @@ members_may_lead(const PaxosStatus *status)
 	static bool is_last_resort = false;
 	uint64		now_ms = worker_now_ms();
 
-	if (pg_atomic_read_u32(&QuorumShmem->quarantined_tables) == 0)
-		is_last_resort = false;
-	else if (status->leader_id == 0)
-	{
-		if (leaderless_since_ms == 0)
-			leaderless_since_ms = now_ms;
-		is_last_resort |= now_ms - leaderless_since_ms >= LAST_RESORT_ELECTIONS * (uint64) quorum_election_timeout_ms;
-	}
-	else if (status->leader_id != worker.journal_identity.node_id)
-		is_last_resort = false;
-	if (status->leader_id != 0)
+	if (status->has_quorum)
 		leaderless_since_ms = 0;
+	else if (leaderless_since_ms == 0)
+		leaderless_since_ms = now_ms;
+	if (pg_atomic_read_u32(&QuorumShmem->quarantined_tables) == 0 ||
+		(status->has_quorum && status->leader_id != worker.journal_identity.node_id))
+		is_last_resort = false;
+	else if (leaderless_since_ms != 0)
+		is_last_resort |= now_ms - leaderless_since_ms >= LAST_RESORT_ELECTIONS * (uint64) quorum_election_timeout_ms;
 	return pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0 &&
 		(is_last_resort || pg_atomic_read_u32(&QuorumShmem->quarantined_tables) == 0);
 }
