@@ -74,6 +74,53 @@ COMMENT ON COLUMN quorum.replicated_table.origin_node IS 'number of the node on 
 COMMENT ON COLUMN quorum.replicated_table.activated_index IS 'log index from which on it is replicated; NULL on the node that it was copied from';
 COMMENT ON COLUMN quorum.replicated_table.row_count IS 'rows that were copied then';
 
+/*
+ * Checks and their results follow from the log, so they are the same on all nodes that were there.
+ */
+CREATE TABLE quorum.table_check
+(
+	check_index	 bigint PRIMARY KEY,
+	table_id	 bigint NOT NULL,
+	node_id		 int NOT NULL,
+	started_at	 timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE quorum.table_check IS 'internal: the last checks of each replicated table; never write to it';
+COMMENT ON COLUMN quorum.table_check.check_index IS 'log index at which the copies are compared';
+COMMENT ON COLUMN quorum.table_check.table_id IS 'number of the table';
+COMMENT ON COLUMN quorum.table_check.node_id IS 'number of the node that asked for it';
+COMMENT ON COLUMN quorum.table_check.started_at IS 'when this node applied it';
+
+CREATE TABLE quorum.check_result
+(
+	check_index	 bigint,
+	node_id		 int,
+	outcome		 "char" NOT NULL CHECK (outcome IN ('d', 's', 'f')),
+	row_count	 bigint NOT NULL,
+	checksum	 text NOT NULL,
+	PRIMARY KEY (check_index, node_id)
+);
+COMMENT ON TABLE quorum.check_result IS 'internal: what the nodes told of their copies; never write to it';
+COMMENT ON COLUMN quorum.check_result.check_index IS 'the check';
+COMMENT ON COLUMN quorum.check_result.node_id IS 'number of the node';
+COMMENT ON COLUMN quorum.check_result.outcome IS 'd: done; s: skipped; f: the rows could not be read';
+COMMENT ON COLUMN quorum.check_result.row_count IS 'rows that it has';
+COMMENT ON COLUMN quorum.check_result.checksum IS 'sum of their hashes';
+
+CREATE TABLE quorum.table_health
+(
+	table_id	 bigint PRIMARY KEY,
+	verified_index bigint,
+	reason		 text,
+	quarantined_index bigint,
+	quarantined_at timestamptz
+);
+COMMENT ON TABLE quorum.table_health IS 'internal: what this node knows about its own copies; never write to it';
+COMMENT ON COLUMN quorum.table_health.table_id IS 'number of the table';
+COMMENT ON COLUMN quorum.table_health.verified_index IS 'the last check that found it equal to a majority''s, or the last repair';
+COMMENT ON COLUMN quorum.table_health.reason IS 'why it is quarantined';
+COMMENT ON COLUMN quorum.table_health.quarantined_index IS 'the check that found it to differ; NULL: it is not quarantined';
+COMMENT ON COLUMN quorum.table_health.quarantined_at IS 'when that was';
+
 /* ----------------------------------------------------------------------------------------------------------------
  * Called by triggers and by other nodes
  * ---------------------------------------------------------------------------------------------------------------- */
@@ -267,6 +314,26 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 	$$;
 COMMENT ON FUNCTION quorum.table_definition(regclass) IS 'the statements that make a table of the same definition on another node';
 
+CREATE FUNCTION quorum.compare_begin(table_id bigint, at_index bigint) RETURNS text
+	AS 'MODULE_PATHNAME', 'quorum_compare_begin' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.compare_begin(bigint, bigint)
+	IS 'internal: a node whose copy of a table differs asks for the snapshot that is held for it at that log index';
+
+CREATE FUNCTION quorum.compare_taken(table_id bigint, at_index bigint) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_compare_taken' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.compare_taken(bigint, bigint)
+	IS 'internal: the other node has imported it; from now on its own transaction holds snapshot and table';
+
+CREATE FUNCTION quorum.bucket_sums(table_id bigint, bucket_count int) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'quorum_bucket_sums' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.bucket_sums(bigint, int)
+	IS 'internal: rows and sums of hashes of each bucket of a table, under the transaction''s snapshot';
+
+CREATE FUNCTION quorum.bucket_rows(table_id bigint, bucket_count int, buckets int[]) RETURNS SETOF bytea
+	AS 'MODULE_PATHNAME', 'quorum_bucket_rows' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.bucket_rows(bigint, int, int[])
+	IS 'internal: the rows of some buckets of a table as they travel, under the transaction''s snapshot';
+
 /*
  * Security definer: it tries the definition out and rolls it back, as the apply worker, a superuser, would run it.  Whoever
  * is trusted to send consensus messages may have any definition run, so this gives quorum_peer nothing that it did not have.
@@ -330,6 +397,24 @@ CREATE FUNCTION quorum.unreplicate(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_unreplicate' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION quorum.unreplicate(regclass)
 	IS 'ends the replication of a table; it stays on each node as an ordinary table with the rows that it has';
+
+CREATE FUNCTION quorum.verify(relation regclass, patience interval DEFAULT '1 hour', OUT node_name text, OUT checked_index bigint,
+							  OUT outcome text, OUT row_count bigint, OUT checksum text, OUT matches bool)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_verify' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.verify(regclass, interval)
+	IS 'compares the copies of a replicated table on all nodes, as they are at one index of the log; a node that differs from a majority quarantines its copy';
+
+CREATE FUNCTION quorum.diverging_keys(relation regclass, OUT key text, OUT kind text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_diverging_keys' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.diverging_keys(regclass)
+	IS 'the rows in which this node''s quarantined copy of a table differs from the majority''s: differs, missing here or extra here';
+
+CREATE FUNCTION quorum.repair(relation regclass, OUT removed_rows bigint, OUT copied_rows bigint, OUT checked_index bigint)
+	AS 'MODULE_PATHNAME', 'quorum_repair' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.repair(regclass)
+	IS 'copies the rows anew in which this node''s quarantined copy of a table differs from the majority''s, and has it checked again';
 
 CREATE FUNCTION quorum.outcome(token text, OUT outcome text, OUT log_index bigint)
 	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE STRICT;
@@ -428,23 +513,43 @@ COMMENT ON COLUMN quorum.nodes.round_trip IS 'last measured time from a message 
 
 CREATE VIEW quorum.tables AS
 	SELECT r.schema_name, r.table_name,
-		   CASE r.state WHEN 'a' THEN 'active' ELSE 'copying' END AS state,
+		   CASE WHEN h.quarantined_index IS NOT NULL THEN 'quarantined' WHEN r.state = 'a' THEN 'active' ELSE 'copying' END AS state,
 		   r.row_count,
 		   CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END AS estimated_rows,
 		   m.node_name AS origin_node,
 		   r.activated_index, r.table_id
 	FROM quorum.replicated_table r
 		 LEFT JOIN pg_catalog.pg_class c ON c.oid = r.relation
+		 LEFT JOIN quorum.table_health h ON h.table_id = r.table_id
 		 LEFT JOIN quorum.node_members() m ON m.node_id = r.origin_node;
 COMMENT ON VIEW quorum.tables IS 'the replicated tables';
 COMMENT ON COLUMN quorum.tables.schema_name IS 'schema of the table when it was replicated';
 COMMENT ON COLUMN quorum.tables.table_name IS 'name of the table when it was replicated';
-COMMENT ON COLUMN quorum.tables.state IS 'copying: quorum.replicate() is sending its rows, or was interrupted; active: each write needs a quorum';
+COMMENT ON COLUMN quorum.tables.state IS 'copying: quorum.replicate() is sending its rows, or was interrupted; active: each write needs a quorum; quarantined: active, but this node''s rows differ from a majority''s';
 COMMENT ON COLUMN quorum.tables.row_count IS 'rows that it had when it became active';
 COMMENT ON COLUMN quorum.tables.estimated_rows IS 'the planner''s estimate of the rows that it has now; NULL before the first ANALYZE';
 COMMENT ON COLUMN quorum.tables.origin_node IS 'node on which quorum.replicate() was called';
 COMMENT ON COLUMN quorum.tables.activated_index IS 'log index from which on it is replicated; NULL on the node that it was copied from';
 COMMENT ON COLUMN quorum.tables.table_id IS 'its number in the log, the same on all nodes';
+
+CREATE VIEW quorum.checks AS
+	SELECT c.check_index, t.schema_name, t.table_name, c.started_at, m.node_name,
+		   CASE WHEN r.outcome = 'd' THEN 'checked' WHEN r.outcome = 's' THEN 'skipped' WHEN r.outcome = 'f' THEN 'unreadable' ELSE 'missing' END AS outcome,
+		   CASE WHEN r.outcome = 'd' THEN r.row_count END AS row_count,
+		   CASE WHEN r.outcome = 'd' THEN r.checksum END AS checksum
+	FROM quorum.table_check c
+		 JOIN quorum.replicated_table t ON t.table_id = c.table_id
+		 CROSS JOIN quorum.node_members() m
+		 LEFT JOIN quorum.check_result r ON r.check_index = c.check_index AND r.node_id = m.node_id;
+COMMENT ON VIEW quorum.checks IS 'the last checks of the replicated tables, and what each member told of its copy';
+COMMENT ON COLUMN quorum.checks.check_index IS 'log index at which the copies were compared';
+COMMENT ON COLUMN quorum.checks.schema_name IS 'schema of the table when it was replicated';
+COMMENT ON COLUMN quorum.checks.table_name IS 'name of the table when it was replicated';
+COMMENT ON COLUMN quorum.checks.started_at IS 'when this node applied the check';
+COMMENT ON COLUMN quorum.checks.node_name IS 'the member';
+COMMENT ON COLUMN quorum.checks.outcome IS 'checked, skipped (something stood in the way), unreadable (the copy is damaged) or missing (it has told nothing, so far)';
+COMMENT ON COLUMN quorum.checks.row_count IS 'rows of its copy; NULL unless it was checked';
+COMMENT ON COLUMN quorum.checks.checksum IS 'sum of the hashes of its rows, equal where the rows are; NULL unless it was checked';
 
 CREATE VIEW quorum.stats AS
 	SELECT transactions_committed, transactions_rejected, transactions_refused, transactions_abandoned, average_commit_wait,
@@ -512,7 +617,9 @@ GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats TO PUBL
 GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.outcome(text),
 	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
-GRANT SELECT ON quorum.log, quorum.conflicts, quorum.position, quorum.replicated_table TO quorum_admin;
+GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, quorum.replicated_table, quorum.table_check, quorum.check_result,
+	quorum.table_health TO quorum_admin;
+GRANT EXECUTE ON FUNCTION quorum.verify(regclass, interval), quorum.diverging_keys(regclass), quorum.repair(regclass) TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool),
 	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.transfer_leadership(text),
 	quorum.request_membership(text, text, text, bool), quorum.request_removal(int), quorum.request_transfer(int), quorum.replicate(regclass), quorum.unreplicate(regclass),
@@ -520,6 +627,8 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
 	TO quorum_admin;
 
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text) TO quorum_peer;
+GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
+	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
 	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint)
 	TO quorum_peer;

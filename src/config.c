@@ -18,6 +18,7 @@ int			quorum_heartbeat_interval_ms = 50;
 int			quorum_election_timeout_ms = 400;
 int			quorum_commit_timeout_ms = 10000;
 int			quorum_lock_grace_period_ms = 2000;
+int			quorum_check_interval_s = 24 * 60 * 60;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
 int			quorum_read_consistency = READ_LINEARIZABLE;
@@ -63,6 +64,16 @@ define_timings(void)
 							"Whoever holds a row is aborted at once; VACUUM FULL, CLUSTER, REINDEX and CREATE INDEX are waited for.",
 							&quorum_lock_grace_period_ms, 2000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_checks(void)
+{
+	DefineCustomIntVariable("quorum.check_interval",
+							"The leader has each replicated table compared between all nodes when its last check is this long ago.",
+							"A node whose copy differs from that of a majority is quarantined. 0: only quorum.verify() compares.",
+							&quorum_check_interval_s, 24 * 60 * 60, 0, INT_MAX / 1000,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
 static void
@@ -129,6 +140,7 @@ config_define_settings(void)
 	define_timings();
 	define_limits();
 	define_log_retention();
+	define_checks();
 	DefineCustomEnumVariable("quorum.read_consistency",
 							 "What a statement that reads replicated tables sees.",
 							 "linearizable: all that was acknowledged on any node before it began, which takes a round to a majority; "

@@ -14,6 +14,7 @@
 #include "apply/apply.h"
 #include "capture/capture.h"
 #include "capture/certified_keys.h"
+#include "cluster/check_worker.h"
 #include "config.h"
 #include "consensus/consensus_worker.h"
 #include "shared/shmem.h"
@@ -79,10 +80,12 @@ _PG_init(void)
 	guard_init();
 	maintenance_scope_init();
 	read_barrier_init();
+	quarantine_init();
 	commit_gate_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);
 	register_worker("quorum compactor", "quorum_compactor_main", 0);
 	register_worker("quorum apply", "quorum_apply_worker_main", BGWORKER_BACKEND_DATABASE_CONNECTION);
 	register_worker("quorum lock watcher", "quorum_lock_watcher_main", 0);
+	register_worker("quorum check", "quorum_check_worker_main", BGWORKER_BACKEND_DATABASE_CONNECTION);
 }

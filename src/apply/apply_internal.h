@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "storage/itemptr.h"
+
 #include "shared/writeset.h"
 
 /* ---- row_apply.c: inside the worker's transaction, with an active snapshot ---- */
@@ -19,6 +21,13 @@ extern void row_apply_sequence(WriteSetReader *reader, uint64 table_id);
 
 /* The rows of TABLE_ROWS. */
 extern void row_apply_copied_rows(WriteSetReader *reader, uint64 table_id);
+
+/* Locks it and keeps it open. */
+extern void row_apply_open_table(uint64 table_id);
+
+/* Repair: the row at that place goes, whatever it is; a row comes in, as writeset_put_row() made it. */
+extern void row_apply_delete_at(uint64 table_id, ItemPointer tid);
+extern void row_apply_put_row(uint64 table_id, const char *bytes, uint32 length);
 
 /* Closes the tables that this transaction has open: before its commit, and before DDL. */
 extern void row_apply_close_tables(void);
@@ -34,6 +43,12 @@ extern uint64 row_apply_take_count(void);
 /* A control operation; is_origin: this node proposed the entry. */
 extern void table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
 								  bool is_origin, uint32 origin_node);
+
+/* ---- check_apply.c ---- */
+
+/* TABLE_CHECK, CHECK_RESULT, TABLE_COMPARE. */
+extern void check_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
+								  uint32 origin_node);
 
 /* ---- apply_worker.c ---- */
 

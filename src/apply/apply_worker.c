@@ -41,10 +41,12 @@
 #include "apply/apply.h"
 #include "apply/apply_internal.h"
 #include "config.h"
+#include "shared/check_job.h"
 #include "shared/chosen_log.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
+#include "shared/table_health.h"
 
 #define BATCH_MAX_ENTRIES 256
 #define BATCH_MAX_BYTES (4 * 1024 * 1024)
@@ -230,6 +232,12 @@ is_row_operation(WriteSetOperation operation)
 		operation == WRITESET_SEQUENCE;
 }
 
+static bool
+is_check_operation(WriteSetOperation operation)
+{
+	return operation == WRITESET_TABLE_CHECK || operation == WRITESET_CHECK_RESULT || operation == WRITESET_TABLE_COMPARE;
+}
+
 static void
 perform(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 index, const LogItem *item)
 {
@@ -244,7 +252,10 @@ perform(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, ui
 		return;
 	}
 	row_apply_close_tables();	/* what follows may need stronger locks than an open table allows */
-	table_apply_operation(reader, operation, table_id, index, item->origin == state.node_id, item->origin);
+	if (is_check_operation(operation))
+		check_apply_operation(reader, operation, table_id, index, item->origin);
+	else
+		table_apply_operation(reader, operation, table_id, index, item->origin == state.node_id, item->origin);
 }
 
 /*
@@ -556,6 +567,9 @@ find_position(void)
 		return;
 	StartTransactionCommand();
 	index = turn_index_of_position(position_find());
+	PushActiveSnapshot(GetTransactionSnapshot());
+	table_health_publish();		/* before anybody can be told by this node to lead */
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	turn_set_applied(index);
 	ereport(LOG, (errmsg("applying the log after index %llu", (unsigned long long) index)));
@@ -626,6 +640,7 @@ quorum_apply_worker_main(Datum argument)
 	state.entry_context = AllocSetContextCreate(TopMemoryContext, "quorum apply entry", ALLOCSET_DEFAULT_SIZES);
 	state.loop_context = AllocSetContextCreate(TopMemoryContext, "quorum apply loop", ALLOCSET_DEFAULT_SIZES);
 	set_failed(false);
+	check_job_reset();
 
 	wait_until_ready();
 	find_position();

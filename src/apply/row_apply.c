@@ -6,7 +6,8 @@
  * log as rows of their own, so firing them once more would make the nodes differ), no constraints are evaluated, defaults and
  * generated columns come as values.  Unique indexes are maintained, and so a violation shows that the nodes differ already.
  *
- * Must never skip a change: a row that is not there, or is there already, is an error that stops this node.
+ * Must never skip a change: a row that is not there, or is there already, is an error that stops this node; but in a table that is
+ * quarantined on this node, which nobody reads and which is known to differ, a row that is missing is left to the repair.
  *
  * Invariants
  *	 1. Tables stay open and locked (ROW EXCLUSIVE) to the end of the local transaction, so their shape does not change within it.
@@ -43,6 +44,7 @@ typedef struct OpenTable
 	Oid			primary_key;
 	Oid			owner;
 	bool		owner_is_superuser;
+	bool		is_quarantined; /* it differs from the other nodes' */
 	EState	   *estate;
 	ResultRelInfo *result;
 	TupleTableSlot *key_slot;	/* from the log: only the primary key's columns */
@@ -124,6 +126,7 @@ open_table(uint64 table_id, char expected_state)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("replicated table \"%s\" has no primary key", RelationGetRelationName(table->relation))));
+	table->is_quarantined = replicated_table_by_id(table_id)->quarantined_index != 0;
 	table->owner = table->relation->rd_rel->relowner;
 	table->owner_is_superuser = superuser_arg(table->owner);
 	make_executor_state(table);
@@ -194,14 +197,22 @@ report_missing_row(OpenTable *table)
 			 errhint("The table differs from the other nodes'.")));
 }
 
-/* Waits for local transactions that hold the row.  An update that changes the key takes the stronger lock itself. */
-static void
+/*
+ * Waits for local transactions that hold the row.  An update that changes the key takes the stronger lock itself.  False: it is
+ * missing from a table of which that can be expected.
+ */
+static bool
 find_row(OpenTable *table, WriteSetReader *reader)
 {
 	writeset_read_key(reader, table->relation, table->key_slot);
 	if (!RelationFindReplTupleByIndex(table->relation, table->primary_key, LockTupleNoKeyExclusive,
 									  table->key_slot, table->found_slot))
+	{
+		if (table->is_quarantined)
+			return false;
 		report_missing_row(table);
+	}
+	return true;
 }
 
 static void
@@ -209,7 +220,11 @@ update_row(OpenTable *table, WriteSetReader *reader)
 {
 	bool		update_indexes;
 
-	find_row(table, reader);
+	if (!find_row(table, reader))
+	{
+		writeset_read_row(reader, table->relation, table->new_slot);
+		return;
+	}
 	writeset_read_row(reader, table->relation, table->new_slot);
 	simple_table_tuple_update(table->relation, &table->found_slot->tts_tid, table->new_slot,
 							  table->estate->es_snapshot, &update_indexes);
@@ -221,14 +236,22 @@ update_row(OpenTable *table, WriteSetReader *reader)
 static void
 delete_row(OpenTable *table, WriteSetReader *reader)
 {
-	find_row(table, reader);
+	if (!find_row(table, reader))
+		return;
 	simple_table_tuple_delete(table->relation, &table->found_slot->tts_tid, table->estate->es_snapshot);
 	ExecClearTuple(table->found_slot);
 }
 
-/* One change, as the table's owner; what it allocates is gone afterwards. */
+/* A row of a repair is gone or put in as it is found: by its place, since no key leads to a damaged one for sure. */
 static void
-change_row(OpenTable *table, WriteSetReader *reader, WriteSetOperation operation)
+delete_at(OpenTable *table, ItemPointer tid)
+{
+	simple_table_tuple_delete(table->relation, tid, table->estate->es_snapshot);
+}
+
+/* One change, as the table's owner; what it allocates is gone afterwards.  With a tid: the row there is deleted. */
+static void
+change_row(OpenTable *table, WriteSetReader *reader, WriteSetOperation operation, ItemPointer tid)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(table->estate));
 	Oid			saved_user;
@@ -238,7 +261,9 @@ change_row(OpenTable *table, WriteSetReader *reader, WriteSetOperation operation
 	GetUserIdAndSecContext(&saved_user, &saved_security_context);
 	SetUserIdAndSecContext(table->owner, table->owner_is_superuser ? saved_security_context :
 						   saved_security_context | SECURITY_RESTRICTED_OPERATION);
-	if (operation == WRITESET_UPDATE)
+	if (tid != NULL)
+		delete_at(table, tid);
+	else if (operation == WRITESET_UPDATE)
 		update_row(table, reader);
 	else if (operation == WRITESET_DELETE)
 		delete_row(table, reader);
@@ -269,7 +294,7 @@ row_apply_change(WriteSetReader *reader, WriteSetOperation operation, uint64 tab
 	OpenTable  *table = open_table(table_id, REPLICATED_TABLE_ACTIVE);
 
 	note_table(table);
-	change_row(table, reader, operation);
+	change_row(table, reader, operation, NULL);
 }
 
 void
@@ -293,6 +318,28 @@ row_apply_copied_rows(WriteSetReader *reader, uint64 table_id)
 	for (uint32 i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		change_row(table, reader, WRITESET_INSERT);
+		change_row(table, reader, WRITESET_INSERT, NULL);
 	}
+}
+
+void
+row_apply_open_table(uint64 table_id)
+{
+	note_table(open_table(table_id, REPLICATED_TABLE_ACTIVE));
+}
+
+void
+row_apply_delete_at(uint64 table_id, ItemPointer tid)
+{
+	change_row(open_table(table_id, REPLICATED_TABLE_ACTIVE), NULL, WRITESET_DELETE, tid);
+}
+
+void
+row_apply_put_row(uint64 table_id, const char *bytes, uint32 length)
+{
+	WriteSetReader reader;
+
+	writeset_read_rows_begin(&reader, bytes, length);
+	change_row(open_table(table_id, REPLICATED_TABLE_ACTIVE), &reader, WRITESET_INSERT, NULL);
+	pfree(reader.data.data);
 }

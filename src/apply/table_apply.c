@@ -32,6 +32,7 @@
 #include "apply/apply_internal.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
+#include "shared/table_health.h"
 
 #define SHAPE_SCHEMA "quorum_shape_of_existing_table"	/* exists only within a subtransaction that is rolled back */
 
@@ -370,6 +371,7 @@ table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint6
 		case WRITESET_TABLE_FORGET:
 			if (replicated_table_by_id(table_id) != NULL)
 				forget_table(replicated_table_by_id(table_id));
+			table_health_publish();
 			break;
 		case WRITESET_TRUNCATE:
 			truncate_tables(reader, table_id);

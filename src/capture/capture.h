@@ -44,6 +44,9 @@ extern void guard_init(void);
 /* capture/maintenance_scope.c: CREATE INDEX and its like are not aborted but waited for; call in _PG_init. */
 extern void maintenance_scope_init(void);
 
+/* capture/quarantine.c: refuses to read tables that are known to differ; call in _PG_init, after the read barrier. */
+extern void quarantine_init(void);
+
 /* capture/read_barrier.c: linearizable reads; call in _PG_init. */
 extern void read_barrier_init(void);
 
@@ -52,6 +55,12 @@ extern void commit_gate_init(void);
 
 /* Proposes a payload that every apply worker performs, and waits until this node has applied it; returns its index.  Interruptible. */
 extern uint64 gate_propose_detached(char *payload, Size length);
+
+/*
+ * The same, but returns as soon as the entry is chosen and its index known: for entries of checks, during which the apply worker
+ * waits for its caller.  A node whose copy of a table is quarantined may propose them.
+ */
+extern uint64 gate_propose_check(char *payload, Size length);
 
 /*
  * Proposes that whatever has the token (commit_token.h) is to take no effect.  The verdict says whether that came in time: CERTIFIER_APPLY, or

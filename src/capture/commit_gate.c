@@ -104,11 +104,28 @@ report_no_writes(void)
 			 errhint("Retry.")));
 }
 
+static void
+report_quarantine(void)
+{
+	char		quarantine[sizeof(QuorumShmem->quarantine)];
+
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	strlcpy(quarantine, QuorumShmem->quarantine, sizeof(quarantine));
+	LWLockRelease(QuorumShmem->lock);
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("this node takes no writes: its copy of a replicated table differs from that of a majority of the nodes"),
+			 quarantine[0] != '\0' ? errdetail_internal("%s", quarantine) : 0,
+			 errhint("Connect to another node; an administrator calls quorum.repair() for the table on this one.")));
+}
+
 void
 gate_check_may_write(void)
 {
 	if (pg_atomic_read_u32(&QuorumShmem->may_write) == 0)
 		report_no_writes();
+	if (pg_atomic_read_u32(&QuorumShmem->quarantined_tables) != 0)
+		report_quarantine();
 }
 
 /* ---- outcomes ---- */
@@ -529,11 +546,12 @@ commit_gate_init(void)
 /* ---- entries that do not ride on the local transaction ---- */
 
 static ProposalOutcome
-propose_and_wait(ProposalKind kind, char *payload, Size length, bool (*is_settled) (void))
+submit_and_wait(ProposalKind kind, char *payload, Size length, bool (*is_settled) (void))
 {
 	ProposalOutcome outcome;
 
-	gate_check_may_write();
+	if (pg_atomic_read_u32(&QuorumShmem->may_write) == 0)
+		report_no_writes();
 	enter(kind, payload, length);
 	wait_for_verdict(is_settled, CLIENT_CHECK_INTERVAL_MS);
 	proposal_poll(gate.slot, &outcome);
@@ -542,10 +560,32 @@ propose_and_wait(ProposalKind kind, char *payload, Size length, bool (*is_settle
 	return outcome;
 }
 
+static ProposalOutcome
+propose_and_wait(ProposalKind kind, char *payload, Size length, bool (*is_settled) (void))
+{
+	gate_check_may_write();
+	return submit_and_wait(kind, payload, length, is_settled);
+}
+
 uint64
 gate_propose_detached(char *payload, Size length)
 {
 	return propose_and_wait(PROPOSAL_DETACHED, payload, length, detached_is_settled).log_index;
+}
+
+static bool
+check_is_settled(void)
+{
+	ProposalOutcome outcome;
+
+	proposal_poll(gate.slot, &outcome);
+	return outcome.state == PROPOSAL_CHOSEN;
+}
+
+uint64
+gate_propose_check(char *payload, Size length)
+{
+	return submit_and_wait(PROPOSAL_DETACHED, payload, length, check_is_settled).log_index;
 }
 
 /* A rejection is an answer too. */

@@ -30,6 +30,7 @@ struct PeerConnection
 {
 	PGconn	   *conn;			/* NULL once closed */
 	char	   *target;
+	int			query_timeout_ms;
 	MemoryContextCallback on_reset;
 };
 
@@ -86,6 +87,12 @@ wait_for_socket(PeerConnection *peer, int socket_events, TimestampTz deadline)
 	}
 }
 
+void
+peer_set_query_timeout(PeerConnection *peer, int timeout_ms)
+{
+	peer->query_timeout_ms = timeout_ms;
+}
+
 /* Drives the connection attempt to its end; NULL if it is established, else why it is not. */
 static char *
 finish_connecting(PeerConnection *peer)
@@ -128,6 +135,7 @@ peer_connect(const char *conninfo, const char *user, const char *target, char **
 	char	   *reason;
 
 	peer->target = pstrdup(target);
+	peer->query_timeout_ms = PEER_QUERY_TIMEOUT_MS;
 	peer->on_reset.func = close_at_reset;
 	peer->on_reset.arg = peer;
 	if (!AcquireExternalFD())
@@ -223,7 +231,7 @@ next_result(PeerConnection *peer, TimestampTz deadline)
 		if (!wait_for_socket(peer, WL_SOCKET_READABLE, deadline))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("%s did not answer within %d seconds", peer->target, PEER_QUERY_TIMEOUT_MS / 1000)));
+					 errmsg("%s did not answer within %d seconds", peer->target, peer->query_timeout_ms / 1000)));
 		if (!PQconsumeInput(peer->conn))
 			raise_lost_connection(peer);
 	}
@@ -233,7 +241,7 @@ next_result(PeerConnection *peer, TimestampTz deadline)
 PeerResult *
 peer_query(PeerConnection *peer, const char *sql, int parameter_count, const char *const *parameters)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEER_QUERY_TIMEOUT_MS);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), peer->query_timeout_ms);
 	PeerResult *answer = NULL;
 	PGresult   *result;
 

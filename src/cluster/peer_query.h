@@ -35,6 +35,9 @@ extern PeerConnection *peer_connect(const char *conninfo, const char *user, cons
  */
 extern PeerResult *peer_query(PeerConnection *peer, const char *sql, int parameter_count, const char *const *parameters);
 
+/* For a query that may take long: how long an answer is waited for from now on, instead of PEER_QUERY_TIMEOUT_MS. */
+extern void peer_set_query_timeout(PeerConnection *peer, int timeout_ms);
+
 /* The role that the connection was made as. */
 extern const char *peer_user(PeerConnection *peer);
 

@@ -158,16 +158,21 @@ quorum_node_status(PG_FUNCTION_ARGS)
 	NodeIdentity identity;
 	NodeStatus *status = palloc(sizeof(NodeStatus));
 	char		last_error[sizeof(QuorumShmem->last_error)];
+	char		quarantine[sizeof(QuorumShmem->quarantine)];
 
 	require_shared_state();
 	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
 	identity = QuorumShmem->identity;
 	*status = QuorumShmem->status;
 	strlcpy(last_error, QuorumShmem->last_error, sizeof(last_error));
+	strlcpy(quarantine, QuorumShmem->quarantine, sizeof(quarantine));
 	LWLockRelease(QuorumShmem->lock);
 	if (last_error[0] == '\0' && QuorumShmem->apply_waits_for_pid != 0)
 		snprintf(last_error, sizeof(last_error), "applying the log waits for a lock that process %d holds, which rebuilds a table or an index",
 				 QuorumShmem->apply_waits_for_pid);
+
+	if (last_error[0] == '\0')
+		strlcpy(last_error, quarantine, sizeof(last_error));
 
 	if (identity.node_id != 0)
 		put_member_status(&row, &identity, status);

@@ -406,7 +406,7 @@ publish(const PaxosStatus *status)
 	last_role = status->role;
 	last_leader_id = status->leader_id;
 	last_has_quorum = status->has_quorum;
-	paxos_set_may_lead(worker.core, pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0);
+	paxos_set_may_lead(worker.core, members_may_lead(status));
 	members_promote_learners(status);
 	members_publish_status(status);
 	publish_snapshot_needed(status);

@@ -26,6 +26,7 @@
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
 
+#define LAST_RESORT_ELECTIONS 20	/* in so many election timeouts another node would have come forward */
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
 
 /*
@@ -266,6 +267,31 @@ members_may_write(const PaxosStatus *status)
 	return worker.accepted_proposals_ms != 0 && now_ms - worker.accepted_proposals_ms < QUEUED_PATIENCE_MS &&
 		turn_is_initialised() && pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0 &&
 		pg_atomic_read_u32(&QuorumShmem->removed) == 0;
+}
+
+/*
+ * A node that has stopped applying does not lead.  Nor does one whose copy of a table is known to differ, as long as there is
+ * another: its log is as good as any, but clients look for the leader.  When nobody else comes forward for long it leads all the
+ * same, since without a leader nothing could ever be repaired.
+ */
+bool
+members_may_lead(const PaxosStatus *status)
+{
+	static uint64 leaderless_since_ms = 0;
+	static bool is_last_resort = false;
+	uint64		now_ms = worker_now_ms();
+
+	if (status->has_quorum)
+		leaderless_since_ms = 0;
+	else if (leaderless_since_ms == 0)
+		leaderless_since_ms = now_ms;
+	if (pg_atomic_read_u32(&QuorumShmem->quarantined_tables) == 0 ||
+		(status->has_quorum && status->leader_id != worker.journal_identity.node_id))
+		is_last_resort = false;
+	else if (leaderless_since_ms != 0)
+		is_last_resort |= now_ms - leaderless_since_ms >= LAST_RESORT_ELECTIONS * (uint64) quorum_election_timeout_ms;
+	return pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0 &&
+		(is_last_resort || pg_atomic_read_u32(&QuorumShmem->quarantined_tables) == 0);
 }
 
 static NodeRole

@@ -105,6 +105,7 @@ extern void members_note_role(PaxosRole role);
 extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
 extern bool members_accept_proposals(const PaxosStatus *status);
+extern bool members_may_lead(const PaxosStatus *status);
 extern bool members_may_write(const PaxosStatus *status);
 
 /* ---- acceptor_memory.c ---- */

@@ -40,6 +40,8 @@
 #define RELATION_ATTRIBUTE 2
 #define STATE_ATTRIBUTE 5
 #define ORIGIN_NODE_ATTRIBUTE 6
+#define HEALTH_TABLE_ID_ATTRIBUTE 1
+#define HEALTH_QUARANTINED_INDEX_ATTRIBUTE 4
 
 /* One entry per replicated table; two ways to find it. */
 typedef struct TableOfRelation
@@ -52,16 +54,23 @@ static HTAB *tables_by_id = NULL;
 static HTAB *tables_by_relid = NULL;
 static MemoryContext cache_context = NULL;
 static bool cache_is_valid = false;
+static bool any_is_quarantined = false;
 static Oid	catalog_relid = InvalidOid; /* InvalidOid: not known, so every invalidation may be of it */
 
 /* ---- cache ---- */
 
 static Oid
-find_catalog(void)
+find_table_of_ours(const char *name)
 {
 	Oid			schema = get_namespace_oid("quorum", true);
 
-	return OidIsValid(schema) ? get_relname_relid("replicated_table", schema) : InvalidOid;
+	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
+static Oid
+find_catalog(void)
+{
+	return find_table_of_ours("replicated_table");
 }
 
 static void
@@ -110,31 +119,57 @@ add_to_cache(Relation catalog, HeapTuple tuple)
 	table->state = DatumGetChar(heap_getattr(tuple, STATE_ATTRIBUTE, descriptor, &is_null));
 	origin_node = heap_getattr(tuple, ORIGIN_NODE_ATTRIBUTE, descriptor, &is_null);
 	table->origin_node = is_null ? 0 : (uint32) DatumGetInt32(origin_node);
+	table->quarantined_index = 0;
 	entry = hash_search(tables_by_relid, &table->relid, HASH_ENTER, NULL);
 	entry->table = table;
+}
+
+/* What this node knows of its own copy. */
+static void
+add_health(Relation health, HeapTuple tuple)
+{
+	TupleDesc	descriptor = RelationGetDescr(health);
+	bool		is_null;
+	uint64		table_id = (uint64) DatumGetInt64(heap_getattr(tuple, HEALTH_TABLE_ID_ATTRIBUTE, descriptor, &is_null));
+	Datum		quarantined_index = heap_getattr(tuple, HEALTH_QUARANTINED_INDEX_ATTRIBUTE, descriptor, &is_null);
+	ReplicatedTable *table = hash_search(tables_by_id, &table_id, HASH_FIND, NULL);
+
+	if (table == NULL || is_null)
+		return;
+	table->quarantined_index = (uint64) DatumGetInt64(quarantined_index);
+	any_is_quarantined = true;
+}
+
+static void
+load_rows(Oid relid, void (*add) (Relation relation, HeapTuple tuple))
+{
+	Relation	relation = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetCatalogSnapshot(relid));	/* fresh, and not the transaction's own */
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		add(relation, tuple);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(relation, AccessShareLock);
 }
 
 static void
 load_cache(void)
 {
-	Relation	catalog;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-	Snapshot	snapshot;
+	Oid			health_relid;
 
 	create_cache();
+	any_is_quarantined = false;
 	cache_is_valid = true;		/* an invalidation while loading makes it invalid again */
 	catalog_relid = find_catalog();
 	if (!OidIsValid(catalog_relid))
 		return;
-	catalog = table_open(catalog_relid, AccessShareLock);
-	snapshot = RegisterSnapshot(GetCatalogSnapshot(catalog_relid));	/* fresh, and not the transaction's own */
-	scan = table_beginscan(catalog, snapshot, 0, NULL);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-		add_to_cache(catalog, tuple);
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(catalog, AccessShareLock);
+	load_rows(catalog_relid, add_to_cache);
+	health_relid = find_table_of_ours("table_health");
+	if (OidIsValid(health_relid))
+		load_rows(health_relid, add_health);
 }
 
 static void
@@ -194,6 +229,13 @@ replicated_tables_exist(void)
 {
 	ensure_loaded();
 	return hash_get_num_entries(tables_by_relid) > 0;
+}
+
+bool
+replicated_tables_quarantined(void)
+{
+	ensure_loaded();
+	return any_is_quarantined;
 }
 
 static bool
@@ -370,6 +412,9 @@ replicated_table_forget_locally(uint64 table_id)
 	relid = table->relid;
 	/* The row first: the guard lets our triggers be dropped only from a table that is not replicated any more. */
 	run_as_superuser(psprintf("DELETE FROM quorum.replicated_table WHERE table_id = %lld", (long long) table_id));
+	run_as_superuser(psprintf("DELETE FROM quorum.table_health WHERE table_id = %lld", (long long) table_id));
+	run_as_superuser(psprintf("WITH gone AS (DELETE FROM quorum.table_check WHERE table_id = %lld RETURNING check_index)"
+							  " DELETE FROM quorum.check_result r USING gone WHERE r.check_index = gone.check_index", (long long) table_id));
 	replicated_tables_invalidate();
 	if (get_rel_name(relid) != NULL)	/* else it was dropped without being asked */
 	{

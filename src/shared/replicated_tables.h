@@ -22,6 +22,7 @@ typedef struct ReplicatedTable
 	Oid			relid;
 	char		state;
 	uint32		origin_node;
+	uint64		quarantined_index;	/* of the check that found it to differ on this node; 0: it is fine (table_health.h) */
 } ReplicatedTable;
 
 /*
@@ -37,6 +38,9 @@ extern void replicated_tables_visit(void (*visitor) (Oid relid));
 /* Is there any?  Sets no transaction snapshot, if there is none yet. */
 extern bool replicated_tables_exist(void);
 
+/* Is any of them quarantined on this node? */
+extern bool replicated_tables_quarantined(void);
+
 /* Does this transaction hold a lock of any mode on a replicated table, or on one that is being copied? */
 extern bool replicated_table_is_locked_here(void);
 
@@ -45,14 +49,14 @@ extern bool replicated_table_is_locked_here(void);
  * note_copying: the table exists here and its rows are being copied.
  * activate_locally: both triggers, state active.
  * set_activated_index: where the activation stands in the log, if that is known.
- * forget_locally: drops the triggers and the row; the table stays.  The caller holds a lock on the table but must not have it open.
+ * forget_locally: drops the triggers, the row and what was noted of checks; the table stays.  The caller holds a lock on the table but must not have it open.
  */
 extern void replicated_table_note_copying(Oid relid, uint64 table_id, uint32 origin_node);
 extern void replicated_table_activate_locally(Oid relid, uint64 table_id, int64 row_count);
 extern void replicated_table_set_activated_index(uint64 table_id, uint64 log_index);
 extern void replicated_table_forget_locally(uint64 table_id);
 
-/* After changing quorum.replicated_table by other means. */
+/* After changing quorum.replicated_table or quorum.table_health by other means. */
 extern void replicated_tables_invalidate(void);
 
 #endif							/* QUORUM_REPLICATED_TABLES_H */

@@ -60,6 +60,7 @@ shmem_startup(void)
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
 		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
+		pg_atomic_init_u32(&QuorumShmem->quarantined_tables, 0);
 		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
 		pg_atomic_init_u32(&QuorumShmem->removed, 0);
 		pg_atomic_init_u64(&QuorumShmem->transfer_request, 0);
@@ -110,6 +111,12 @@ shmem_restart_consensus(void)
 {
 	pg_atomic_write_u32(&QuorumShmem->consensus_restart_wanted, 1);
 	shmem_wake_consensus();
+}
+
+void
+shmem_wake_checker(void)
+{
+	wake(&QuorumShmem->checker_latch);
 }
 
 void

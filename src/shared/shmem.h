@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "shared/acceptor_mark.h"
+#include "shared/check_job.h"
 #include "shared/conflicts.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
@@ -129,6 +130,10 @@ typedef struct QuorumShared
 	ConflictRing conflicts;		/* under lock */
 	AcceptorMark acceptor_marks[QUORUM_MAX_MEMBERS];	/* under lock; what the peers' journals are known to hold */
 	uint64		acceptor_marks_generation;	/* under lock; grows with each change of them */
+	char		quarantine[512];	/* under lock; which tables are quarantined, and why; empty if none */
+	CheckJob	check_job;		/* under lock */
+	SkippedChecks skipped_checks;	/* under lock */
+	CompareSession compare_session;	/* under lock */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
@@ -136,6 +141,7 @@ typedef struct QuorumShared
 	int			consensus_pid;
 	Latch	   *compactor_latch;
 	LWLock	   *log_state_lock;	/* held while the file log_state is replaced and its index published */
+	Latch	   *checker_latch;
 	int			apply_pid;
 	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
@@ -153,6 +159,7 @@ typedef struct QuorumShared
 	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file, and leave_cluster took it away */
 	pg_atomic_uint32 removed;	/* 1: this node was removed from the cluster; consensus worker writes */
 	pg_atomic_uint64 transfer_request;	/* a backend of the leader wants it to hand over: see TRANSFER_* ; 0: nobody.  Consensus worker takes it */
+	pg_atomic_uint32 quarantined_tables;	/* how many of this node's replicated tables are known to differ; apply worker writes */
 
 	QuorumCounters counters;
 } QuorumShared;
@@ -171,6 +178,7 @@ extern void shmem_startup(void);
 extern void shmem_wake_consensus(void);
 extern void shmem_wake_apply(void);
 extern void shmem_wake_watcher(void);
+extern void shmem_wake_checker(void);
 extern void shmem_wake_compactor(void);
 
 /*

@@ -156,6 +156,33 @@ writeset_put_truncate(StringInfo buffer, uint64 table_id, bool restarts_identity
 	pq_sendbyte(buffer, restarts_identity ? 1 : 0);
 }
 
+void
+writeset_put_table_check(StringInfo buffer, uint64 table_id, bool gently)
+{
+	put_operation(buffer, WRITESET_TABLE_CHECK, table_id);
+	pq_sendbyte(buffer, gently ? 1 : 0);
+}
+
+void
+writeset_put_check_result(StringInfo buffer, uint64 table_id, uint64 check_index, CheckOutcome outcome, const TableSum *sum)
+{
+	put_operation(buffer, WRITESET_CHECK_RESULT, table_id);
+	pq_sendint64(buffer, check_index);
+	pq_sendbyte(buffer, (uint8) outcome);
+	pq_sendint64(buffer, sum->row_count);
+	pq_sendint64(buffer, sum->hash.high);
+	pq_sendint64(buffer, sum->hash.low);
+}
+
+void
+writeset_put_table_compare(StringInfo buffer, uint64 table_id, uint32 node_id, uint32 donor_id, uint64 nonce)
+{
+	put_operation(buffer, WRITESET_TABLE_COMPARE, table_id);
+	pq_sendint32(buffer, node_id);
+	pq_sendint32(buffer, donor_id);
+	pq_sendint64(buffer, nonce);
+}
+
 /* ---- reader ---- */
 
 void
@@ -217,16 +244,31 @@ writeset_read_text(WriteSetReader *reader)
 }
 
 /* The copy has a byte to spare, so that each value can be terminated in place while its input function reads it. */
+static void
+copy_bytes(WriteSetReader *reader, const char *bytes, Size length)
+{
+	reader->data.data = palloc(length + 1);
+	memcpy(reader->data.data, bytes, length);
+	reader->data.data[length] = '\0';
+	reader->data.len = length;
+	reader->data.maxlen = length + 1;
+}
+
+void
+writeset_read_rows_begin(WriteSetReader *reader, const char *bytes, Size length)
+{
+	if (length > MaxAllocSize - 1)
+		writeset_malformed("a row is too long");
+	memset(reader, 0, sizeof(WriteSetReader));
+	copy_bytes(reader, bytes, length);
+}
+
 void
 writeset_read_begin(WriteSetReader *reader, const char *payload, Size length)
 {
 	if (length > MaxAllocSize - 1 || !writeset_peek_header(payload, length, &reader->header))
 		writeset_malformed("its header has a wrong length, version or flags");
-	reader->data.data = palloc(length + 1);
-	memcpy(reader->data.data, payload, length);
-	reader->data.data[length] = '\0';
-	reader->data.len = length;
-	reader->data.maxlen = length + 1;
+	copy_bytes(reader, payload, length);
 	reader->data.cursor = HEADER_LENGTH + reader->header.key_count * CERTIFIER_KEY_BYTES;
 	reader->header.keys = NULL;
 	reader->changes_read = 0;
@@ -255,6 +297,9 @@ writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, ui
 		case WRITESET_TABLE_FORGET:
 		case WRITESET_TRUNCATE:
 		case WRITESET_SEQUENCE:
+		case WRITESET_TABLE_CHECK:
+		case WRITESET_CHECK_RESULT:
+		case WRITESET_TABLE_COMPARE:
 			break;
 		default:
 			writeset_malformed("unknown operation");

@@ -22,6 +22,7 @@
 #include "utils/relcache.h"
 
 #include "shared/certifier.h"
+#include "shared/table_checksum.h"
 
 #define WRITESET_VERSION 2
 #define WRITESET_FENCE 1			/* flag: nothing is changed; whatever has the token is to take no effect */
@@ -37,7 +38,10 @@ typedef enum WriteSetOperation
 	WRITESET_TABLE_ACTIVATE = 'A',	/* u64 table_id, u64 row count: from here on it is replicated */
 	WRITESET_TABLE_FORGET = 'F',	/* u64 table_id: unreplicate(); the table stays as an ordinary one */
 	WRITESET_TRUNCATE = 't',	/* u64 table_id, u8 1 if its sequences start again */
-	WRITESET_SEQUENCE = 'S'		/* u64 table_id, u16 live column from 0, u64 value: how far the sequence of that column is */
+	WRITESET_SEQUENCE = 'S',	/* u64 table_id, u16 live column from 0, u64 value: how far the sequence of that column is */
+	WRITESET_TABLE_CHECK = 'V', /* u64 table_id, u8 1 if at a gentle pace: each node sums the table's rows up as they are at this index */
+	WRITESET_CHECK_RESULT = 'W',	/* u64 table_id, u64 index of the check, u8 CheckOutcome, u64 row count, u64 high, u64 low: its origin's sum */
+	WRITESET_TABLE_COMPARE = 'X'	/* u64 table_id, u32 node that differs, u32 donor, u64 nonce: their rows at this index are compared */
 } WriteSetOperation;
 
 typedef enum WriteSetColumnFormat
@@ -81,6 +85,10 @@ extern void writeset_put_table_activate(StringInfo buffer, uint64 table_id, uint
 extern void writeset_put_table_forget(StringInfo buffer, uint64 table_id);
 extern void writeset_put_truncate(StringInfo buffer, uint64 table_id, bool restarts_identity);
 
+extern void writeset_put_table_check(StringInfo buffer, uint64 table_id, bool gently);
+extern void writeset_put_check_result(StringInfo buffer, uint64 table_id, uint64 check_index, CheckOutcome outcome, const TableSum *sum);
+extern void writeset_put_table_compare(StringInfo buffer, uint64 table_id, uint32 node_id, uint32 donor_id, uint64 nonce);
+
 /* For a finished one without a token: a random one.  Who does not know it cannot have it fenced. */
 extern void writeset_set_nonce(char *payload, uint64 nonce);
 
@@ -93,6 +101,8 @@ typedef struct WriteSetReader
 } WriteSetReader;
 
 extern void writeset_read_begin(WriteSetReader *reader, const char *payload, Size length);	/* copies the payload */
+/* For rows or keys that stand alone, without a header. */
+extern void writeset_read_rows_begin(WriteSetReader *reader, const char *bytes, Size length);
 /* False at the end (then all bytes were used, else it raises). */
 extern bool writeset_read_operation(WriteSetReader *reader, WriteSetOperation *operation, uint64 *table_id);
 /* Into a virtual slot of the relation's row type: raises ERRCODE_DATATYPE_MISMATCH if the shape differs. */

@@ -295,6 +295,10 @@ fix_settings(bool needs_text_settings)
 		set_for_now("extra_float_digits", "3");
 		set_for_now("lc_monetary", "C");
 		set_for_now("search_path", "pg_catalog");
+		/* Any would be read right; but a row must give the same bytes on all nodes, or its checksums would differ. */
+		set_for_now("timezone", "UTC");
+		set_for_now("bytea_output", "hex");
+		set_for_now("quote_all_identifiers", "off");
 	}
 	return level;
 }

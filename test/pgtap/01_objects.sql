@@ -7,12 +7,13 @@ SELECT has_schema('quorum');
 SELECT has_role('quorum_admin');
 SELECT has_role('quorum_peer');
 
-SELECT tables_are('quorum', ARRAY['position', 'replicated_table']);
-SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log']);
+SELECT tables_are('quorum', ARRAY['position', 'replicated_table', 'table_check', 'check_result', 'table_health']);
+SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log', 'checks']);
 SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'instance_id', 'table_shape', 'table_definition',
 	'check_replicate', 'create_cluster', 'join_cluster', 'remove_node', 'leave_cluster', 'transfer_leadership',
 	'request_membership', 'request_removal', 'request_transfer', 'replicate', 'unreplicate',
 	'wait_for', 'last_commit_index', 'outcome',
+	'verify', 'diverging_keys', 'repair', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows',
 	'node_status', 'node_members', 'node_counters', 'last_conflicts', 'log_entries']);
 
 SELECT function_returns('quorum', 'create_cluster', ARRAY['text', 'text'], 'void');

@@ -1,6 +1,6 @@
 -- The columns of the views, with their types and order: what scripts of users rely on.
 BEGIN;
-SELECT plan(17);
+SELECT plan(22);
 
 CREATE FUNCTION pg_temp.shape_of(view regclass) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
@@ -28,6 +28,18 @@ SELECT is(pg_temp.shape_of('quorum.position'), 'one boolean, applied_index bigin
 SELECT is(pg_temp.shape_of('quorum.replicated_table'),
 	'table_id bigint, relation regclass, schema_name name, table_name name, state "char", origin_node integer, '
 	'activated_index bigint, row_count bigint', 'quorum.replicated_table');
+SELECT is(pg_temp.shape_of('quorum.checks'),
+	'check_index bigint, schema_name name, table_name name, started_at timestamp with time zone, node_name text, outcome text, '
+	'row_count bigint, checksum text', 'quorum.checks');
+SELECT is(pg_temp.shape_of('quorum.table_check'),
+	'check_index bigint, table_id bigint, node_id integer, started_at timestamp with time zone', 'quorum.table_check');
+SELECT is(pg_temp.shape_of('quorum.check_result'),
+	'check_index bigint, node_id integer, outcome "char", row_count bigint, checksum text', 'quorum.check_result');
+SELECT is(pg_temp.shape_of('quorum.table_health'),
+	'table_id bigint, verified_index bigint, reason text, quarantined_index bigint, quarantined_at timestamp with time zone', 'quorum.table_health');
+-- as shared/replicated_tables.c reads it
+SELECT is((SELECT attnum FROM pg_attribute WHERE attrelid = 'quorum.table_health'::regclass AND attname = 'quarantined_index'), 4::smallint,
+	'the cache of replicated tables finds the quarantine in its place');
 
 -- ---- what they show of a cluster of one node
 SELECT results_eq(

@@ -1,6 +1,6 @@
 -- The SQLSTATE of each refusal: what programs rely on.
 BEGIN;
-SELECT plan(20);
+SELECT plan(24);
 
 CREATE FUNCTION pg_temp.own_conninfo() RETURNS text LANGUAGE sql AS 'SELECT conninfo FROM quorum.nodes';
 CREATE TABLE pg_temp.has_key (id int PRIMARY KEY);
@@ -40,6 +40,12 @@ SELECT throws_ok($$SELECT quorum.replicate('no_key')$$, '55000', NULL, 'a table 
 SELECT throws_ok($$SELECT quorum.unreplicate('no_key')$$, '55000', NULL, 'unreplicating what is not replicated');
 SELECT ok(quorum.replicate(NULL) IS NULL, 'NULL is not a table');
 SELECT is((SELECT count(*) FROM quorum.tables), 0::bigint, 'no table was replicated');
+
+-- ---- checks
+SELECT throws_ok($$SELECT * FROM quorum.verify('no_key')$$, '55000', NULL, 'comparing what is not replicated');
+SELECT throws_ok($$SELECT quorum.repair('no_key')$$, '55000', NULL, 'repairing it');
+SELECT throws_ok($$SELECT * FROM quorum.diverging_keys('no_key')$$, '55000', NULL, 'listing what differs in it');
+SELECT throws_ok($$SELECT quorum.bucket_sums(1, 16)$$, '42P01', NULL, 'a table that another node asks for and that is not here');
 
 SELECT * FROM finish();
 ROLLBACK;
