@@ -280,15 +280,40 @@ CREATE FUNCTION quorum.create_cluster(node_name text, conninfo text) RETURNS voi
 COMMENT ON FUNCTION quorum.create_cluster(text, text)
 	IS 'makes this instance the first node of a new cluster; conninfo is how the other nodes will reach it';
 
-CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text) RETURNS void
+CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text, as_voter bool DEFAULT true) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_join_cluster' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.join_cluster(text, text, text)
-	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes';
+COMMENT ON FUNCTION quorum.join_cluster(text, text, text, bool)
+	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes, or, if it is not to, follows as a learner';
 
-CREATE FUNCTION quorum.request_membership(node_name text, conninfo text, instance_id text,
+CREATE FUNCTION quorum.remove_node(node_name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_remove_node' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.remove_node(text)
+	IS 'removes a member of the cluster, whether it runs or not, as long as the others are a quorum; returns when it is done';
+
+CREATE FUNCTION quorum.leave_cluster(force bool DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_leave_cluster' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.leave_cluster(bool)
+	IS 'makes this node an ordinary instance: removed from the cluster, its tables with their rows ordinary ones; force asks no other node';
+
+CREATE FUNCTION quorum.transfer_leadership(node_name text DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_transfer_leadership' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.transfer_leadership(text)
+	IS 'lets the leader hand over to that voter, or to the one that is most advanced; returns when that leads';
+
+CREATE FUNCTION quorum.request_removal(node_id int) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_request_removal' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.request_removal(int)
+	IS 'internal: another node calls it on the leader, which removes that member from the cluster';
+
+CREATE FUNCTION quorum.request_transfer(node_id int) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_request_transfer' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION quorum.request_transfer(int)
+	IS 'internal: another node calls it on the leader, which then hands over to that member, or to any for 0';
+
+CREATE FUNCTION quorum.request_membership(node_name text, conninfo text, instance_id text, as_voter bool DEFAULT true,
 										  OUT cluster_id text, OUT node_id int, OUT config_slot bigint, OUT config bytea)
 	AS 'MODULE_PATHNAME', 'quorum_request_membership' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.request_membership(text, text, text)
+COMMENT ON FUNCTION quorum.request_membership(text, text, text, bool)
 	IS 'internal: a joining instance calls it on the leader, which adds it to the cluster';
 
 CREATE FUNCTION quorum.replicate(relation regclass) RETURNS void
@@ -332,7 +357,7 @@ COMMENT ON FUNCTION quorum.node_status() IS 'internal: beneath the view quorum.s
 
 CREATE FUNCTION quorum.node_members(OUT node_id int, OUT node_name text, OUT conninfo text, OUT is_voter bool, OUT is_leader bool,
 									OUT reachable bool, OUT accepted_index bigint, OUT applied_index bigint,
-									OUT lag_entries bigint, OUT last_contact timestamptz, OUT round_trip interval)
+									OUT lag_entries bigint, OUT last_contact timestamptz, OUT round_trip interval, OUT as_voter bool)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'quorum_node_members' LANGUAGE C VOLATILE ROWS 5;
 COMMENT ON FUNCTION quorum.node_members() IS 'internal: beneath the views quorum.nodes and quorum.tables';
@@ -368,7 +393,7 @@ CREATE VIEW quorum.status AS
 	FROM quorum.node_status();
 COMMENT ON VIEW quorum.status IS 'this node, one row; reading it never waits, whatever the cluster does';
 COMMENT ON COLUMN quorum.status.node_name IS 'name of this node; NULL as long as it is in no cluster';
-COMMENT ON COLUMN quorum.status.role IS 'leader, follower, candidate, learner or stopped';
+COMMENT ON COLUMN quorum.status.role IS 'leader, follower, candidate, learner, stopped, or removed (no member of the cluster any more)';
 COMMENT ON COLUMN quorum.status.leader_name IS 'the leader as far as this node knows';
 COMMENT ON COLUMN quorum.status.ballot IS 'highest ballot that this node has promised: round and number of the node that made it';
 COMMENT ON COLUMN quorum.status.has_quorum IS 'leader: a majority answers; other nodes: they hear a leader whose majority answers';
@@ -380,12 +405,13 @@ COMMENT ON COLUMN quorum.status.applied_index IS 'last log index whose effect is
 COMMENT ON COLUMN quorum.status.last_error IS 'why this node stands still; NULL if it does not';
 
 CREATE VIEW quorum.nodes AS
-	SELECT node_name, conninfo, is_voter, is_leader, reachable, accepted_index, applied_index, lag_entries, last_contact, round_trip
+	SELECT node_name, conninfo, is_voter, as_voter, is_leader, reachable, accepted_index, applied_index, lag_entries, last_contact, round_trip
 	FROM quorum.node_members();
 COMMENT ON VIEW quorum.nodes IS 'the members of the cluster as this node sees them; complete on the leader';
 COMMENT ON COLUMN quorum.nodes.node_name IS 'name of the member';
 COMMENT ON COLUMN quorum.nodes.conninfo IS 'how the other nodes reach it; passwords are left out';
-COMMENT ON COLUMN quorum.nodes.is_voter IS 'it votes; false: it is still catching up';
+COMMENT ON COLUMN quorum.nodes.is_voter IS 'it votes; false: it is still catching up, or a learner';
+COMMENT ON COLUMN quorum.nodes.as_voter IS 'it is to vote once it has caught up; false: it was made a learner by join_cluster()';
 COMMENT ON COLUMN quorum.nodes.is_leader IS 'it leads, as far as this node knows';
 COMMENT ON COLUMN quorum.nodes.reachable IS 'this node can send to it now';
 COMMENT ON COLUMN quorum.nodes.accepted_index IS 'everything up to this log index is on its disk, as far as reported';
@@ -478,11 +504,13 @@ GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.no
 	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.position, quorum.replicated_table TO quorum_admin;
-GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text),
-	quorum.request_membership(text, text, text), quorum.replicate(regclass), quorum.unreplicate(regclass),
+GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool),
+	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.transfer_leadership(text),
+	quorum.request_membership(text, text, text, bool), quorum.request_removal(int), quorum.request_transfer(int), quorum.replicate(regclass), quorum.unreplicate(regclass),
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text) TO quorum_peer;
-GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id()
+GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
+	quorum.request_removal(int), quorum.request_transfer(int)
 	TO quorum_peer;

@@ -10,6 +10,7 @@
 #include "lib/stringinfo.h"
 
 #include "shared/certifier.h"
+#include "shared/member_change.h"
 
 /* Registers the subtransaction callback; call in _PG_init. */
 extern void capture_init(void);
@@ -55,7 +56,7 @@ extern uint64 gate_propose_detached(char *payload, Size length);
  */
 extern uint64 gate_propose_fence(uint64 token, CertifierVerdict *verdict);
 
-/* Proposes a new member and waits for its configuration entry to be chosen. */
-extern uint64 gate_propose_member(const char *node_name, const char *conninfo);
+/* On the leader: proposes a change of the members, and waits until its configuration entry is chosen and passed here. */
+extern uint64 gate_propose_member_change(const MemberChange *change);
 
 #endif							/* QUORUM_CAPTURE_H */

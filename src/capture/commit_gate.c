@@ -79,6 +79,11 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node is not a running member of a cluster"),
 				 errhint("See quorum.status; call quorum.create_cluster or quorum.join_cluster first.")));
+	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node was removed from the cluster: the transaction was not committed"),
+				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows and can join again.")));
 	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -320,7 +325,7 @@ wait_for_verdict(bool (*is_settled) (void), long longest_wait_ms)
 			report_no_writes();
 		}
 		if (outcome.lost)
-			report_unknown_outcome(ERROR, "the consensus worker was restarted");
+			report_unknown_outcome(ERROR, "the consensus worker was restarted, or leads no more");
 		if (outcome.must_yield)
 			report_unknown_outcome(ERROR, "it held a lock that an earlier entry of the log needs");
 		check_interrupts();
@@ -337,7 +342,7 @@ put_nonce(ProposalKind kind, char *payload, Size length)
 	WriteSetHeader header;
 
 	gate.nonce = 0;
-	if (kind == PROPOSAL_ADD_MEMBER || !writeset_peek_header(payload, length, &header) || header.token != 0)
+	if (kind == PROPOSAL_MEMBER_CHANGE || !writeset_peek_header(payload, length, &header) || header.token != 0)
 		return;
 	while (gate.nonce == 0)
 		if (!pg_strong_random(&gate.nonce, sizeof(gate.nonce)))
@@ -565,12 +570,9 @@ gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 }
 
 uint64
-gate_propose_member(const char *node_name, const char *conninfo)
+gate_propose_member_change(const MemberChange *change)
 {
-	StringInfoData payload;
+	MemberChange payload = *change;
 
-	initStringInfo(&payload);
-	appendBinaryStringInfo(&payload, node_name, strlen(node_name) + 1);
-	appendBinaryStringInfo(&payload, conninfo, strlen(conninfo) + 1);
-	return propose_and_wait(PROPOSAL_ADD_MEMBER, payload.data, payload.len, detached_is_settled).log_index;
+	return propose_and_wait(PROPOSAL_MEMBER_CHANGE, (char *) &payload, sizeof(payload), detached_is_settled).log_index;
 }

@@ -56,7 +56,7 @@ is_hopeless(ReaderState state, uint64 index, uint64 waited_ms)
 	uint64		patience_ms = PATIENCE_ELECTIONS * (uint64) quorum_election_timeout_ms;
 	uint64		without_quorum_ms = read_round_ms_without_quorum();
 
-	if (apply_has_failed())
+	if (apply_has_failed() || pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		return true;
 	if (state == READER_APPLYING && pg_atomic_read_u64(&QuorumShmem->chosen_index) >= index)
 		return false;
@@ -112,6 +112,11 @@ report_no_linearizable_read(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node has stopped applying the log: it cannot serve a linearizable read"),
 				 errhint("See last_error in quorum.status, and connect to another node. " HINT_LOCAL)));
+	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node was removed from the cluster: it cannot serve a linearizable read"),
+				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows. " HINT_LOCAL)));
 	if (identity.node_id == 0 || status.voter_count == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 
 #include "capture/capture.h"
+#include "cluster/leadership.h"
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
 #include "shared/chosen_log.h"
@@ -30,7 +31,7 @@ PG_FUNCTION_INFO_V1(quorum_request_membership);
 
 /* Is there a member already that the instance may take up again?  Names and addresses that are somebody else's are refused. */
 static bool
-was_interrupted(const NodeStatus *status, const char *node_name, const char *conninfo)
+was_interrupted(const NodeStatus *status, const char *node_name, const char *conninfo, bool as_voter)
 {
 	for (int i = 0; i < status->member_count; i++)
 	{
@@ -38,7 +39,7 @@ was_interrupted(const NodeStatus *status, const char *node_name, const char *con
 		bool		same_name = strcmp(member->node_name, node_name) == 0;
 		bool		same_conninfo = strcmp(member->conninfo, conninfo) == 0;
 
-		if (same_name && same_conninfo && !member->is_voter && member->last_contact == 0)
+		if (same_name && same_conninfo && !member->is_voter && member->as_voter == as_voter && member->last_contact == 0)
 			return true;
 		if (same_name)
 			ereport(ERROR,
@@ -138,18 +139,27 @@ make_answer(FunctionCallInfo fcinfo, uint64 cluster_id, uint32 node_id, uint64 c
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(row_type), values, nulls));
 }
 
-/* The reach of the joiner is tried from here, and only a leader changes the configuration. */
+/* Builds before the newest take a configuration with a member that is not to vote for a malformed one, and stop. */
 static void
-check_leads(void)
+check_all_know_learners(const NodeStatus *status)
 {
-	NodeStatus	status;
+	for (int i = 0; i < status->member_count; i++)
+		if (status->members[i].is_older_build)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("node \"%s\" runs an older build, which does not know members that are not to vote",
+							status->members[i].node_name),
+					 errhint("Upgrade it first.")));
+}
 
-	shmem_get_status(&status);
-	if (status.role != NODE_LEADER)
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("members are admitted by the leader only"),
-				 errhint("Retry: quorum.join_cluster() finds the leader by itself.")));
+static uint64
+propose_joiner(const char *node_name, const char *conninfo, bool as_voter)
+{
+	MemberChange change = {.kind = MEMBER_ADD, .as_voter = as_voter};
+
+	strlcpy(change.node_name, node_name, sizeof(change.node_name));
+	strlcpy(change.conninfo, conninfo, sizeof(change.conninfo));
+	return gate_propose_member_change(&change);
 }
 
 Datum
@@ -158,6 +168,7 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 	char	   *node_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *instance_id = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	bool		as_voter = PG_NARGS() < 4 || PG_GETARG_BOOL(3);
 	NodeIdentity identity;
 	NodeStatus	status;
 	bool		interrupted;
@@ -167,15 +178,17 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 
 	require_membership(&identity);
 	gate_check_may_write();
-	check_leads();
+	require_leadership();
 	check_node_name(node_name);
 	check_conninfo(conninfo, "conninfo");
 	lock_membership();
 
 	shmem_get_status(&status);
-	interrupted = was_interrupted(&status, node_name, conninfo);
+	interrupted = was_interrupted(&status, node_name, conninfo, as_voter);
+	if (!as_voter)
+		check_all_know_learners(&status);
 	check_joiner(node_name, conninfo, instance_id);
-	config_slot = interrupted ? find_last_config() : gate_propose_member(node_name, conninfo);
+	config_slot = interrupted ? find_last_config() : propose_joiner(node_name, conninfo, as_voter);
 	node_id = read_config(config_slot, node_name, &config);
 	PG_RETURN_DATUM(make_answer(fcinfo, identity.cluster_id, node_id, config_slot, config));
 }

@@ -95,12 +95,13 @@ check_tables_of_cluster(PeerConnection *leader)
 }
 
 static void
-ask_for_membership(PeerConnection *leader, IdentityFile *identity)
+ask_for_membership(PeerConnection *leader, IdentityFile *identity, bool as_voter)
 {
 	const char *parameters[3] = {identity->node_name, identity->conninfo, own_instance_id()};
 	PeerResult *answer = peer_query(leader,
-									"SELECT cluster_id, node_id, config_slot, pg_catalog.encode(config, 'hex') "
-									"FROM quorum.request_membership($1, $2, $3)", 3, parameters);
+									psprintf("SELECT cluster_id, node_id, config_slot, pg_catalog.encode(config, 'hex') "
+											 "FROM quorum.request_membership($1, $2, $3%s)", as_voter ? "" : ", false"),
+									3, parameters);
 	MemberConfig *config = palloc(sizeof(MemberConfig));
 	const char *hex;
 
@@ -126,12 +127,13 @@ ask_for_membership(PeerConnection *leader, IdentityFile *identity)
 
 /* ---- waiting ---- */
 
+/* It votes, if it is to; a learner follows a leader. */
 static bool
-is_voter(const NodeStatus *status, uint32 node_id)
+has_its_role(const NodeStatus *status, uint32 node_id, bool as_voter)
 {
 	for (int i = 0; i < status->member_count; i++)
 		if (status->members[i].node_id == node_id)
-			return status->members[i].is_voter;
+			return as_voter ? status->members[i].is_voter : status->has_quorum;
 	return false;
 }
 
@@ -166,9 +168,9 @@ report_progress(uint64 target_index, TimestampTz *last_report)
 					chosen_index, Max(target_index, chosen_index), turn_applied_index())));
 }
 
-/* It votes, and has in its tables what the log held when it was taken in. */
+/* It has its role, and in its tables what the log held when it was taken in. */
 static void
-wait_until_voter(uint32 node_id, uint64 target_index)
+wait_until_in(uint32 node_id, uint64 target_index, bool as_voter)
 {
 	TimestampTz last_report = GetCurrentTimestamp();
 
@@ -177,7 +179,7 @@ wait_until_voter(uint32 node_id, uint64 target_index)
 		NodeStatus	status;
 
 		shmem_get_status(&status);
-		if (is_voter(&status, node_id) && turn_applied_index() >= target_index)
+		if (has_its_role(&status, node_id, as_voter) && turn_applied_index() >= target_index)
 			return;
 		refuse_failed_apply();
 		report_progress(target_index, &last_report);
@@ -191,6 +193,7 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	char	   *node_name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *via = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	bool		as_voter = PG_NARGS() < 4 || PG_GETARG_BOOL(3);
 	PeerConnection *leader;
 	IdentityFile identity;
 
@@ -208,14 +211,16 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
 	leader = connect_to_leader(via);
 	check_tables_of_cluster(leader);
-	ask_for_membership(leader, &identity);
+	ask_for_membership(leader, &identity, as_voter);
 	peer_close(leader);
 	adopt_identity(&identity);
 	ereport(NOTICE,
 			(errmsg("node \"%s\" is a member now, and receives the log up to index " UINT64_FORMAT,
 					node_name, identity.config_slot)));
 
-	wait_until_voter(identity.node_id, identity.config_slot);
-	ereport(NOTICE, (errmsg("node \"%s\" has caught up and votes", node_name)));
+	wait_until_in(identity.node_id, identity.config_slot, as_voter);
+	ereport(NOTICE,
+			(as_voter ? errmsg("node \"%s\" has caught up and votes", node_name)
+			 : errmsg("node \"%s\" has caught up, and is a learner that never votes", node_name)));
 	PG_RETURN_VOID();
 }

@@ -42,19 +42,28 @@ lock_membership(void)
 }
 
 void
+unlock_membership(void)
+{
+	UnlockDatabaseObject(NamespaceRelationId, get_namespace_oid("quorum", false), 0, ShareUpdateExclusiveLock);
+}
+
+bool
+database_has_remains(void)
+{
+	return internal_query_value("SELECT 1 FROM quorum.position WHERE applied_index > 0 "
+								"UNION ALL SELECT 1 FROM quorum.replicated_table LIMIT 1", 0, NULL, NULL) != NULL;
+}
+
+void
 refuse_remains(void)
 {
-	char	   *remains = internal_query_value("SELECT 1 FROM quorum.position WHERE applied_index > 0 "
-											   "UNION ALL SELECT 1 FROM quorum.replicated_table LIMIT 1",
-											   0, NULL, NULL);
-
-	if (remains != NULL)
+	if (database_has_remains())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has been part of a cluster before"),
 				 errdetail("Its tables hold the effects of a log that this node no longer has."),
-				 errhint("Start from an empty database: DROP EXTENSION pg_quorum, drop or empty the tables that were replicated, "
-						 "and CREATE EXTENSION pg_quorum.")));
+				 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. "
+						 "Then drop, rename or empty those that the cluster replicates.")));
 }
 
 void
@@ -102,6 +111,7 @@ encode_first_config(const char *node_name, const char *conninfo, StringInfo byte
 	config->member_count = 1;
 	config->members[0].node_id = 1;
 	config->members[0].is_voter = true;
+	config->members[0].as_voter = true;
 	strlcpy(config->members[0].node_name, node_name, NAMEDATALEN);
 	strlcpy(config->members[0].conninfo, conninfo, QUORUM_MAX_CONNINFO);
 	initStringInfo(bytes);

@@ -12,6 +12,12 @@
 /* Keeps changes of membership that start on this node apart, until the end of the transaction. */
 extern void lock_membership(void);
 
+/* Before the end of the transaction, where another node's doing is to be waited for. */
+extern void unlock_membership(void);
+
+/* Was this database part of a cluster before, and has it not been made ordinary since? */
+extern bool database_has_remains(void);
+
 /* 55000 if this database was part of a cluster before: what its tables hold would not fit a log that begins elsewhere. */
 extern void refuse_remains(void);
 

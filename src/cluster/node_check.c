@@ -52,6 +52,12 @@ require_membership(NodeIdentity *identity)
 			 errhint("Call quorum.create_cluster() or quorum.join_cluster() first.")));
 }
 
+bool
+has_identity_file(void)
+{
+	return identity_exists();
+}
+
 void
 refuse_if_member(void)
 {
@@ -60,6 +66,11 @@ refuse_if_member(void)
 	shmem_get_identity(&identity);
 	if (identity.node_id == 0 && !identity_exists())
 		return;
+	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node was removed from its cluster, and has not left it yet"),
+				 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance. Then it can join as a new node.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("this node is already a member of a cluster"),

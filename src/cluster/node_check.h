@@ -18,6 +18,9 @@ extern void require_shared_state(void);
 /* 55000 unless this node is a member of a cluster and its consensus worker knows; fills in *identity. */
 extern void require_membership(NodeIdentity *identity);
 
+/* Does this instance have an identity, whether its consensus worker knows or not? */
+extern bool has_identity_file(void);
+
 /* 55000 if this instance has an identity already. */
 extern void refuse_if_member(void);
 

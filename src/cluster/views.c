@@ -124,6 +124,8 @@ role_name(NodeRole role)
 			return "candidate";
 		case NODE_LEADER:
 			return "leader";
+		case NODE_REMOVED:
+			return "removed";
 	}
 	return "stopped";
 }
@@ -210,6 +212,7 @@ put_member(RowBuilder *row, const MemberState *member, const NodeStatus *status,
 		put(row, interval_datum((int64) member->round_trip_ms * 1000));
 	else
 		put_null(row);
+	put(row, BoolGetDatum(member->as_voter));
 }
 
 Datum

@@ -169,6 +169,20 @@ worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 l
 	return !refused;
 }
 
+bool
+worker_transfer(uint32 node_id)
+{
+	PaxosEvent	event = make_event(PAXOS_EVENT_TRANSFER);
+	PaxosEffects effects;
+	bool		refused;
+
+	event.peer_id = node_id;
+	paxos_step(worker.core, &event, &effects);
+	refused = effects.transfer_refused;
+	carry_out(&effects);
+	return !refused;
+}
+
 /* ---- what the transport brings ---- */
 
 static void
@@ -190,10 +204,21 @@ on_frame(void *context, uint32 node_id, const uint8 *frame, size_t length)
 }
 
 static void
-on_link(void *context, uint32 node_id, bool up)
+on_removed(void *context, uint32 node_id)
+{
+	members_note_removed();
+}
+
+static void
+on_link(void *context, uint32 node_id, bool up, int version)
 {
 	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
 
+	/* Version 1 of the handshake goes with frames of version 2, and so on. */
+	StaticAssertStmt(TRANSPORT_NEWEST_VERSION + 1 == PAXOS_NEWEST_FRAME_VERSION, "versions of handshake and frames");
+	StaticAssertStmt(TRANSPORT_OLDEST_VERSION + 1 == PAXOS_OLDEST_FRAME_VERSION, "versions of handshake and frames");
+	if (up)
+		paxos_set_peer_version(worker.core, node_id, (uint32) version + 1);
 	event.peer_id = node_id;
 	event.link_up = up;
 	step(&event);
@@ -208,14 +233,14 @@ offer(const QueuedProposal *proposal)
 	static const CertifierVerdict impossible = {0};
 	bool		taken;
 
-	if (proposal->kind == PROPOSAL_ADD_MEMBER)
+	if (proposal->kind == PROPOSAL_MEMBER_CHANGE)
 	{
 		if (!worker.leads)
 		{
 			proposal_refuse_taken(proposal->slot);
 			return true;
 		}
-		if (!members_propose_new(proposal->payload, proposal->length, proposal->sequence, &taken))
+		if (!members_propose_change((const MemberChange *) proposal->payload, proposal->sequence, &taken))
 		{
 			proposal_payload_done(proposal->slot);
 			proposal_learned(proposal->sequence, 0, false, &impossible);
@@ -417,10 +442,14 @@ one_turn(void)
 	}
 	paxos_status(worker.core, worker_now_ms(), &status);
 	worker.leads = status.role == PAXOS_LEADER;
+	members_note_role(status.role);
+	handover_on_request(&status);
+	if (ShutdownRequestPending)
+		handover_before_exit(&status);
 	worker.apply_is_urgent |= status.outstanding_proposals > 0;
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
-	read_round_note_quorum(status.has_quorum);
+	read_round_note_quorum(status.has_quorum && pg_atomic_read_u32(&QuorumShmem->removed) == 0);
 	take_proposals(&status, may_write);
 	begin_read_round();
 	flush();
@@ -440,6 +469,7 @@ at_exit(int code, Datum argument)
 	read_round_note_quorum(false);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = NULL;
+	QuorumShmem->consensus_pid = 0;
 	QuorumShmem->status.role = NODE_STOPPED;
 	QuorumShmem->status.has_quorum = false;
 	QuorumShmem->status.leader_id = 0;
@@ -508,6 +538,7 @@ recover(const IdentityFile *identity)
 	}
 	chosen_log_open_for_write(QUORUM_DIRECTORY);
 	worker.restoring = true;
+	worker.journal_identity = expected; /* asked for while records are restored */
 	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
 								  &worker.journal_identity, &worker.incarnation);
 	if (worker.journal_identity.cluster_id != identity->cluster_id || worker.journal_identity.node_id != identity->node_id)
@@ -571,11 +602,12 @@ check_nothing_forgotten(void)
 static void
 start(void)
 {
-	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link};
+	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link, .removed = on_removed};
 	IdentityFile identity;
 	PaxosEffects effects;
 
 	identity_read(&identity);
+	pg_atomic_write_u32(&QuorumShmem->removed, 0);	/* found out anew */
 	create_core(&identity);
 	recover(&identity);
 	proposal_queue_reset_owner();
@@ -590,7 +622,9 @@ start(void)
 	paxos_set_incarnation(worker.core, worker.incarnation);
 	paxos_start(worker.core, worker_now_ms(), pg_prng_uint64(&pg_global_prng_state), &effects);
 	carry_out(&effects);
-	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)
+	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
+		shmem_set_last_error(REMOVED_ERROR);
+	else if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)
 		shmem_set_last_error(NULL);
 	ereport(LOG,
 			(errmsg("consensus worker of node \"%s\" started with log index %llu chosen", identity.node_name,
@@ -607,6 +641,7 @@ run(void)
 	PG_TRY();
 	{
 		start();
+		pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 		MemoryContextSwitchTo(turn_context);
 		for (;;)
 		{
@@ -627,6 +662,22 @@ run(void)
 	PG_END_TRY();
 }
 
+/* This instance belongs to no cluster, perhaps not any more: nothing of an earlier membership is to be seen. */
+static void
+forget_node(void)
+{
+	proposal_queue_reset_owner();
+	read_round_reset();
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	memset(&QuorumShmem->identity, 0, sizeof(QuorumShmem->identity));
+	memset(&QuorumShmem->status, 0, sizeof(QuorumShmem->status));
+	LWLockRelease(QuorumShmem->lock);
+	pg_atomic_write_u64(&QuorumShmem->chosen_index, 0);
+	pg_atomic_write_u64(&QuorumShmem->accepted_index, 0);
+	pg_atomic_write_u32(&QuorumShmem->removed, 0);
+	shmem_set_last_error(NULL);
+}
+
 void
 quorum_consensus_worker_main(Datum argument)
 {
@@ -639,6 +690,11 @@ quorum_consensus_worker_main(Datum argument)
 	QuorumShmem->consensus_latch = MyLatch;
 	LWLockRelease(QuorumShmem->lock);
 
+	if (!identity_exists())
+		forget_node();
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->consensus_pid = MyProcPid;
+	LWLockRelease(QuorumShmem->lock);
 	while (!identity_exists())
 		wait_a_moment();
 	run();

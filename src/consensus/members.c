@@ -1,9 +1,18 @@
 /*
  * members.c
- *	  The configuration as the host sees it (names, conninfo), the promotion of learners, and the status that others read.
+ *	  The configuration as the host sees it (names, conninfo), its changes, the promotion of learners, and the status that others read.
  *	  Process: consensus worker.
  *
  * Must never decide about quorums: that is the core's.  Locks: QuorumShmem->lock, shortly.
+ *
+ * Why a configuration always follows from the one before it in the log, whoever asked for it and whatever leader is deposed meanwhile
+ *	 1. A backend hands over a change, not a configuration.  The configuration is made here, when it is given to the core, from worker.config,
+ *		which is that of the delivered prefix (propose_config compares its slot with the core's).
+ *	 2. The core takes one at a time, and only as a leader that has delivered everything it adopted; it proposes it in the slot right after its
+ *		delivered prefix, and nothing after it.  So no other configuration comes between it and the one that it was made from.
+ *	 3. It is never proposed in another slot: a leader that is deposed before it is chosen drops it, and a later one either adopts it in
+ *		its slot or fills that slot with something else.
+ *	 Whoever asked for it and is not told the outcome (proposal_lose) looks whether the change is in force, and asks again if not.
  */
 #include "postgres.h"
 
@@ -12,9 +21,32 @@
 #include "config.h"
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
+#include "shared/member_change.h"
 #include "shared/proposal_queue.h"
 
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
+
+/*
+ * Who is no member any more is told so on the link that there is, before it is closed; and a leader that was removed has still to hand over.
+ */
+static void
+note_departures(const MemberConfig *config)
+{
+	for (int i = 0; i < worker.config.member_count; i++)
+	{
+		const MemberConfigItem *member = &worker.config.members[i];
+
+		if (member_config_find(config, member->node_id) != NULL || member->node_id == worker.journal_identity.node_id)
+			continue;
+		for (int place = 0; place < QUORUM_MAX_MEMBERS; place++)
+			if (worker.departing_until_ms[place] == 0)
+			{
+				worker.departing[place] = *member;
+				worker.departing_until_ms[place] = worker_now_ms() + 2 * (uint64) quorum_election_timeout_ms;
+				break;
+			}
+	}
+}
 
 /* The members of a CONFIG value are in force; links and status follow. */
 void
@@ -28,9 +60,55 @@ members_take_config(uint64 slot, const char *bytes, Size length)
 		ereport(FATAL,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("configuration entry at log index %llu is malformed", (unsigned long long) slot)));
+	if (!worker.restoring)
+		note_departures(&config);
 	worker.config = config;
 	worker.config_slot = slot;
 	worker.peers_changed = true;
+	if (member_config_find(&config, worker.journal_identity.node_id) == NULL &&
+		worker.journal_identity.node_id < config.next_node_id)
+		members_note_removed();
+}
+
+/*
+ * By the own log, or by the word of a member, who knows it from the log.  Not kept on disk: after a restart a member says it again.  The core goes on:
+ * its acceptor may be needed by those who have not heard of the removal, and those who have will not talk to it.
+ */
+void
+members_note_removed(void)
+{
+	if (pg_atomic_exchange_u32(&QuorumShmem->removed, 1) != 0)
+		return;
+	shmem_set_last_error(REMOVED_ERROR);
+	ereport(LOG,
+			(errmsg("this node was removed from the cluster"),
+			 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance, which keeps its rows and can join again.")));
+}
+
+static void
+forget_departed(void)
+{
+	uint64		now_ms = worker_now_ms();
+
+	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
+		if (worker.departing_until_ms[i] != 0 && now_ms >= worker.departing_until_ms[i])
+		{
+			worker.departing_until_ms[i] = 0;
+			worker.peers_changed = true;
+		}
+}
+
+static void
+add_peer(TransportPeer *peers, int *peer_count, const MemberConfigItem *member)
+{
+	TransportPeer *peer = &peers[*peer_count];
+
+	if (member->node_id == worker.journal_identity.node_id || *peer_count == QUORUM_MAX_MEMBERS)
+		return;
+	peer->node_id = member->node_id;
+	strlcpy(peer->node_name, member->node_name, NAMEDATALEN);
+	strlcpy(peer->conninfo, member->conninfo, sizeof(peer->conninfo));
+	(*peer_count)++;
 }
 
 /* Links follow the configuration at the end of the loop, since it may have changed within a callback of the transport. */
@@ -40,20 +118,15 @@ members_connect_peers(void)
 	TransportPeer peers[QUORUM_MAX_MEMBERS];
 	int			peer_count = 0;
 
+	forget_departed();
 	if (!worker.peers_changed)
 		return;
 	worker.peers_changed = false;
 	for (int i = 0; i < worker.config.member_count; i++)
-	{
-		MemberConfigItem *member = &worker.config.members[i];
-
-		if (member->node_id == worker.journal_identity.node_id)
-			continue;
-		peers[peer_count].node_id = member->node_id;
-		strlcpy(peers[peer_count].node_name, member->node_name, NAMEDATALEN);
-		strlcpy(peers[peer_count].conninfo, member->conninfo, sizeof(peers[peer_count].conninfo));
-		peer_count++;
-	}
+		add_peer(peers, &peer_count, &worker.config.members[i]);
+	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
+		if (worker.departing_until_ms[i] != 0)
+			add_peer(peers, &peer_count, &worker.departing[i]);
 	transport_set_peers(peers, peer_count);
 }
 
@@ -61,8 +134,12 @@ static bool
 propose_config(const MemberConfig *config, uint64 sequence)
 {
 	StringInfoData bytes;
+	PaxosStatus status;
 	bool		proposed;
 
+	paxos_status(worker.core, worker_now_ms(), &status);
+	if (status.config.slot != worker.config_slot)
+		return false;
 	initStringInfo(&bytes);
 	member_config_encode(config, &bytes);
 	proposed = worker_propose(PAXOS_VALUE_CONFIG, sequence, bytes.data, bytes.len);
@@ -70,34 +147,76 @@ propose_config(const MemberConfig *config, uint64 sequence)
 	return proposed;
 }
 
-/*
- * A backend's PROPOSAL_ADD_MEMBER.  False: it can never succeed (name in use, too many members).  *taken: the core has it; if not, it
- * is to be offered again.
- */
-bool
-members_propose_new(const char *payload, Size length, uint64 sequence, bool *taken)
+static bool
+add_member(MemberConfig *config, const MemberChange *change)
 {
-	const char *name = payload;
-	const char *conninfo = payload + strlen(payload) + 1;
-	MemberConfig config = worker.config;
 	MemberConfigItem *item;
 
-	*taken = false;
-	if (config.member_count >= QUORUM_MAX_MEMBERS)
+	if (config->member_count >= QUORUM_MAX_MEMBERS)
 		return false;
-	for (int i = 0; i < config.member_count; i++)
-		if (strcmp(config.members[i].node_name, name) == 0)
+	for (int i = 0; i < config->member_count; i++)
+		if (strcmp(config->members[i].node_name, change->node_name) == 0)
 			return false;
-	item = &config.members[config.member_count++];
-	item->node_id = config.next_node_id++;
+	item = &config->members[config->member_count++];
+	item->node_id = config->next_node_id++;
 	item->is_voter = false;
-	strlcpy(item->node_name, name, NAMEDATALEN);
-	strlcpy(item->conninfo, conninfo, QUORUM_MAX_CONNINFO);
-	*taken = propose_config(&config, sequence);
+	item->as_voter = change->as_voter;
+	strlcpy(item->node_name, change->node_name, NAMEDATALEN);
+	strlcpy(item->conninfo, change->conninfo, QUORUM_MAX_CONNINFO);
 	return true;
 }
 
-/* On the leader: a learner that has caught up becomes a voter, one at a time. */
+/* The last voter stays. */
+static bool
+remove_member(MemberConfig *config, uint32 node_id)
+{
+	int			kept = 0;
+	int			voters = 0;
+
+	for (int i = 0; i < config->member_count; i++)
+	{
+		if (config->members[i].node_id == node_id)
+			continue;
+		voters += config->members[i].is_voter ? 1 : 0;
+		if (kept != i)
+			config->members[kept] = config->members[i];
+		kept++;
+	}
+	if (kept == config->member_count || voters == 0)
+		return false;
+	config->member_count = kept;
+	return true;
+}
+
+/*
+ * A backend's PROPOSAL_MEMBER_CHANGE.  False: it can never succeed (name in use, too many members, gone already).  *taken: the core has
+ * it; if not, it is to be offered again.
+ */
+bool
+members_propose_change(const MemberChange *change, uint64 sequence, bool *taken)
+{
+	MemberConfig config = worker.config;
+
+	*taken = false;
+	if (change->kind == MEMBER_ADD ? !add_member(&config, change) : !remove_member(&config, change->node_id))
+		return false;
+	*taken = propose_config(&config, sequence);
+	if (*taken)
+		worker.change_sequence = sequence;
+	return true;
+}
+
+/* A deposed leader drops the change that it had not got chosen. */
+void
+members_note_role(PaxosRole role)
+{
+	if (role == PAXOS_LEADER || worker.change_sequence == 0)
+		return;
+	proposal_lose(worker.change_sequence);	/* unless it was told */
+	worker.change_sequence = 0;
+}
+
+/* On the leader: a learner that is to vote and has caught up becomes a voter, one at a time. */
 void
 members_promote_learners(const PaxosStatus *status)
 {
@@ -112,7 +231,7 @@ members_promote_learners(const PaxosStatus *status)
 			peer->delivered_slot + PROMOTION_LAG_ENTRIES < status->chosen_slot)
 			continue;
 		for (int i = 0; i < config.member_count; i++)
-			if (config.members[i].node_id == peer->node_id)
+			if (config.members[i].node_id == peer->node_id && config.members[i].as_voter)
 			{
 				config.members[i].is_voter = true;
 				(void) propose_config(&config, proposal_next_sequence());
@@ -125,7 +244,8 @@ members_promote_learners(const PaxosStatus *status)
 bool
 members_accept_proposals(const PaxosStatus *status)
 {
-	if (!status->quorum_is_fresh || !turn_is_initialised() || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
+	if (!status->quorum_is_fresh || !turn_is_initialised() || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0 ||
+		pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		return false;
 	return status->role != PAXOS_LEADER || (status->leader_is_ready && turn_applied_index() >= status->adopted_slot);
 }
@@ -142,7 +262,8 @@ members_may_write(const PaxosStatus *status)
 	if (members_accept_proposals(status))
 		worker.accepted_proposals_ms = now_ms;
 	return worker.accepted_proposals_ms != 0 && now_ms - worker.accepted_proposals_ms < QUEUED_PATIENCE_MS &&
-		turn_is_initialised() && pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0;
+		turn_is_initialised() && pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0 &&
+		pg_atomic_read_u32(&QuorumShmem->removed) == 0;
 }
 
 static NodeRole
@@ -169,6 +290,7 @@ publish_member(MemberState *member, const MemberConfigItem *item, const PaxosSta
 	memset(member, 0, sizeof(MemberState));
 	member->node_id = item->node_id;
 	member->is_voter = item->is_voter;
+	member->as_voter = item->as_voter;
 	member->round_trip_ms = -1;
 	strlcpy(member->node_name, item->node_name, NAMEDATALEN);
 	strlcpy(member->conninfo, item->conninfo, QUORUM_MAX_CONNINFO);
@@ -190,6 +312,7 @@ publish_member(MemberState *member, const MemberConfigItem *item, const PaxosSta
 		member->reachable = peer->last_contact_ms != 0 && now_ms - peer->last_contact_ms <= (uint64) quorum_election_timeout_ms;
 		member->accepted_index = peer->accepted_slot;
 		member->delivered_index = peer->delivered_slot;
+		member->is_older_build = transport_peer_version(peer->node_id) < TRANSPORT_NEWEST_VERSION;
 		member->round_trip_ms = peer->last_contact_ms != 0 ? (int) peer->round_trip_ms : -1;
 		if (peer->last_contact_ms != 0)
 			member->last_contact = now - (TimestampTz) (now_ms - peer->last_contact_ms) * 1000;
@@ -203,14 +326,15 @@ members_publish_status(const PaxosStatus *status)
 	uint64		now_ms = worker_now_ms();
 	TimestampTz now = GetCurrentTimestamp();
 	TransportCounters counters;
+	bool		is_removed = pg_atomic_read_u32(&QuorumShmem->removed) != 0;
 
 	transport_get_counters(&counters);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
-	shared->role = role_of(status->role);
-	shared->leader_id = status->leader_id;
+	shared->role = is_removed ? NODE_REMOVED : role_of(status->role);
+	shared->leader_id = is_removed ? 0 : status->leader_id;
 	shared->ballot_round = status->ballot.round;
 	shared->ballot_node_id = status->ballot.node_id;
-	shared->has_quorum = status->has_quorum;
+	shared->has_quorum = status->has_quorum && !is_removed;
 	shared->voter_count = status->voter_count;
 	shared->voters_reachable = status->voters_reachable;
 	shared->quorum_size = status->quorum_size;
@@ -220,6 +344,8 @@ members_publish_status(const PaxosStatus *status)
 	shared->journal_syncs = worker.journal_syncs;
 	shared->frames_sent = counters.frames_sent;
 	shared->frames_received = counters.frames_received;
+	shared->config_index = worker.config_slot;
+	shared->next_node_id = worker.config.next_node_id;
 	shared->member_count = worker.config.member_count;
 	for (int i = 0; i < worker.config.member_count; i++)
 		publish_member(&shared->members[i], &worker.config.members[i], status, now_ms, now);

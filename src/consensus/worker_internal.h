@@ -11,11 +11,13 @@
 #include "consensus/core/paxos.h"
 #include "consensus/journal/journal.h"
 #include "shared/certifier.h"
+#include "shared/member_change.h"
 #include "shared/member_config.h"
 #include "shared/shmem.h"
 
 #define WINDOW_SLOTS 4096			/* a power of two */
 #define WINDOW_BYTES (96 * 1024 * 1024)
+#define REMOVED_ERROR "this node was removed from the cluster"
 #define QUEUED_PATIENCE_MS 1000		/* a node without a fresh quorum holds queued transactions this long, then refuses them */
 
 typedef struct ConsensusWorker
@@ -33,6 +35,7 @@ typedef struct ConsensusWorker
 	uint64		journal_syncs;
 
 	bool		leads;
+	uint64		change_sequence;	/* of the change of members that a backend of this node, the leader, waits for; 0: none, or told */
 	uint64		accepted_proposals_ms;	/* when proposals were last accepted; 0: never */
 	bool		gathers;		/* a batch is in flight and the next is gathered */
 	int64		batch_taken_us;	/* when the last batch of proposals was taken */
@@ -45,6 +48,8 @@ typedef struct ConsensusWorker
 	uint64		config_slot;
 	MemberConfig config;
 	bool		peers_changed;	/* links are to follow the configuration */
+	MemberConfigItem departing[QUORUM_MAX_MEMBERS];	/* were members; linked for a moment longer, to be told */
+	uint64		departing_until_ms[QUORUM_MAX_MEMBERS]; /* 0: free */
 
 	PaxosCatchUp catch_ups[PAXOS_MAX_MEMBERS];	/* gathered from effects, served at the end of the loop */
 	int			catch_up_count;
@@ -61,6 +66,13 @@ extern uint8 *worker_frame_buffer(size_t size);
 /* Gives the core a proposal of this node; false if it has no room for it now. */
 extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *bytes, uint32 length);
 
+/* Lets the leader hand over to that voter, or (0) to any; false: not now. */
+extern bool worker_transfer(uint32 node_id);
+
+/* ---- handover.c ---- */
+extern void handover_on_request(const PaxosStatus *status);
+extern void handover_before_exit(const PaxosStatus *status);
+
 /* ---- delivery.c ---- */
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
@@ -69,7 +81,9 @@ extern void delivery_serve_catch_up(const PaxosCatchUp *request);
 /* ---- members.c ---- */
 extern void members_take_config(uint64 slot, const char *bytes, Size length);
 extern void members_connect_peers(void);
-extern bool members_propose_new(const char *payload, Size length, uint64 sequence, bool *taken);
+extern void members_note_removed(void);
+extern bool members_propose_change(const MemberChange *change, uint64 sequence, bool *taken);
+extern void members_note_role(PaxosRole role);
 extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
 extern bool members_accept_proposals(const PaxosStatus *status);

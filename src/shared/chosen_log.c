@@ -202,6 +202,24 @@ chosen_log_write(uint64 first_index, const LogItem *items, int count)
 
 /* ---- readers ---- */
 
+/* What was opened or read before this instance left a cluster, or joined one, is of another log. */
+static void
+forget_earlier_log(void)
+{
+	static uint64 generation = 0;
+	uint64		current = pg_atomic_read_u64(&QuorumShmem->identity_generation);
+
+	if (generation == current)
+		return;
+	generation = current;
+	cached_count = 0;
+	if (index_file >= 0)
+		FileClose(index_file);
+	if (segment_file >= 0)
+		FileClose(segment_file);
+	index_file = segment_file = -1;
+}
+
 static void
 open_index_for_read(void)
 {
@@ -254,6 +272,7 @@ chosen_log_read_item(uint64 index, LogItem *item)
 
 	if (index == 0)
 		elog(ERROR, "log index 0 does not exist");
+	forget_earlier_log();
 
 	if (!is_cached(index))
 		fill_cache(index);
@@ -325,6 +344,7 @@ chosen_log_read_payload(const LogItem *item)
 	if (item->length == 0)
 		return payload;
 
+	forget_earlier_log();
 	open_segment_for_read(item->segment_number);
 	while (done < item->length)
 	{

@@ -6,19 +6,24 @@
  * from disk: decoding checks each length, and that the members make sense, and never raises an error.
  *
  *	 u8 member count; per member: u32 node id, u8 is_voter (0 or 1); u32 next node id; per member: u16 length and node name,
- *	 u16 length and conninfo.
+ *	 u16 length and conninfo.  Only if there is a member that is not to vote: u8 version (1); per member: u8 flags, of which bit 0 says that it
+ *	 is to vote and the others are 0.
  *
  * The head of it, up to and without the next node id, is what the consensus core reads (paxos_config_decode).
  *
  * Invariants of a decoded configuration
  *	 1. 1 to QUORUM_MAX_MEMBERS members; node ids are not 0, differ, and are below next_node_id.
  *	 2. Node names are not empty and differ.  No text holds a NUL, each fits its array.
+ *	 3. A voter is to be one.
  */
 #include "postgres.h"
 
 #include "libpq/pqformat.h"
 
 #include "shared/member_config.h"
+
+#define EXTENSION_VERSION 1
+#define FLAG_AS_VOTER 0x01
 
 /* What is left to read of a value. */
 typedef struct ConfigReader
@@ -34,6 +39,21 @@ send_text(StringInfo buffer, const char *text)
 
 	pq_sendint16(buffer, (uint16) length);
 	appendBinaryStringInfo(buffer, text, (int) length);
+}
+
+/* What older builds do not know stands at the end, and only where it says something. */
+static void
+send_wishes(const MemberConfig *config, StringInfo buffer)
+{
+	bool		all_vote = true;
+
+	for (int i = 0; i < config->member_count; i++)
+		all_vote &= config->members[i].as_voter;
+	if (all_vote)
+		return;
+	pq_sendint8(buffer, EXTENSION_VERSION);
+	for (int i = 0; i < config->member_count; i++)
+		pq_sendint8(buffer, config->members[i].as_voter ? FLAG_AS_VOTER : 0);
 }
 
 void
@@ -54,6 +74,7 @@ member_config_encode(const MemberConfig *config, StringInfo buffer)
 		send_text(buffer, config->members[i].node_name);
 		send_text(buffer, config->members[i].conninfo);
 	}
+	send_wishes(config, buffer);
 }
 
 static bool
@@ -87,7 +108,27 @@ read_text(ConfigReader *reader, char *text, Size capacity)
 	return true;
 }
 
-/* Invariants 1 and 2, except what the reading has checked. */
+static bool
+read_wishes(ConfigReader *reader, MemberConfig *config)
+{
+	uint32		number;
+
+	for (int i = 0; i < config->member_count; i++)
+		config->members[i].as_voter = true;
+	if (reader->length == 0)
+		return true;
+	if (!read_number(reader, 1, &number) || number != EXTENSION_VERSION)
+		return false;
+	for (int i = 0; i < config->member_count; i++)
+	{
+		if (!read_number(reader, 1, &number) || (number & ~(uint32) FLAG_AS_VOTER) != 0)
+			return false;
+		config->members[i].as_voter = (number & FLAG_AS_VOTER) != 0;
+	}
+	return reader->length == 0;
+}
+
+/* All invariants, except what the reading has checked. */
 static bool
 config_makes_sense(const MemberConfig *config)
 {
@@ -95,7 +136,8 @@ config_makes_sense(const MemberConfig *config)
 	{
 		const MemberConfigItem *member = &config->members[i];
 
-		if (member->node_id == 0 || member->node_id >= config->next_node_id || member->node_name[0] == '\0')
+		if (member->node_id == 0 || member->node_id >= config->next_node_id || member->node_name[0] == '\0' ||
+			(member->is_voter && !member->as_voter))
 			return false;
 		for (int j = 0; j < i; j++)
 		{
@@ -131,5 +173,14 @@ member_config_decode(MemberConfig *config, const char *bytes, Size length)
 			!read_text(&reader, config->members[i].conninfo, sizeof(config->members[i].conninfo)))
 			return false;
 	}
-	return reader.length == 0 && config_makes_sense(config);
+	return read_wishes(&reader, config) && config_makes_sense(config);
+}
+
+const MemberConfigItem *
+member_config_find(const MemberConfig *config, uint32 node_id)
+{
+	for (int i = 0; i < config->member_count; i++)
+		if (config->members[i].node_id == node_id)
+			return &config->members[i];
+	return NULL;
 }

@@ -2,6 +2,8 @@
  * member_config.h
  *	  The bytes of a CONFIG value: the members as the core reads them (paxos_config_encode), then what the host adds:
  *	  u32 next_node_id, and per member in the same order u16 length + node name, u16 length + conninfo.  Numbers big endian.
+ *	  Where a member is not to vote, u8 version 1 and per member a u8 of flags follow; builds before that know no such members, and find
+ *	  the bytes malformed, so none is added while one of them is linked.
  */
 #ifndef QUORUM_MEMBER_CONFIG_H
 #define QUORUM_MEMBER_CONFIG_H
@@ -15,6 +17,7 @@ typedef struct MemberConfigItem
 {
 	uint32		node_id;
 	bool		is_voter;
+	bool		as_voter;		/* wants to be one: becomes it when it has caught up */
 	char		node_name[NAMEDATALEN];
 	char		conninfo[QUORUM_MAX_CONNINFO];
 } MemberConfigItem;
@@ -28,5 +31,8 @@ typedef struct MemberConfig
 
 extern void member_config_encode(const MemberConfig *config, StringInfo buffer);
 extern bool member_config_decode(MemberConfig *config, const char *bytes, Size length);	/* false: malformed */
+
+/* NULL: not a member. */
+extern const MemberConfigItem *member_config_find(const MemberConfig *config, uint32 node_id);
 
 #endif							/* QUORUM_MEMBER_CONFIG_H */

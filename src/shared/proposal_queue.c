@@ -574,6 +574,24 @@ proposal_learned(uint64 sequence, uint64 index, bool apply, const CertifierVerdi
 		SetLatch(latch);
 }
 
+void
+proposal_lose(uint64 sequence)
+{
+	Latch	   *latch = NULL;
+	int			slot;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	slot = slot_of_sequence(sequence);
+	if (slot != NO_SLOT)
+	{
+		proposal_queue->slots[slot].lost = true;
+		latch = proposal_queue->slots[slot].latch;
+	}
+	SpinLockRelease(&proposal_queue->mutex);
+	if (latch != NULL)
+		SetLatch(latch);
+}
+
 /* ---- lock watcher ---- */
 
 /* The slot that a backend waits for, or NO_SLOT.  The caller holds the mutex. */

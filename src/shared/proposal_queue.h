@@ -51,7 +51,7 @@ typedef enum ProposalKind
 {
 	PROPOSAL_WRITE_SET,			/* payload is an encoded write set; the backend commits it in its turn */
 	PROPOSAL_DETACHED,			/* payload is an encoded write set that apply workers perform, here too; the backend only waits */
-	PROPOSAL_ADD_MEMBER			/* payload is "name\0conninfo\0"; the consensus worker makes the configuration entry */
+	PROPOSAL_MEMBER_CHANGE		/* payload is a MemberChange; the consensus worker makes the configuration entry */
 } ProposalKind;
 
 typedef struct ProposalOutcome
@@ -61,7 +61,7 @@ typedef struct ProposalOutcome
 	CertifierVerdict verdict;	/* REJECTED; reason CERTIFIER_APPLY: not by the log, it stood in the way or is known by another index */
 	uint64		incarnation;	/* of this node when it was proposed; 0: it was not */
 	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
-	bool		lost;			/* the consensus worker that had proposed it is gone: the outcome will not be told */
+	bool		lost;			/* the consensus worker that had proposed it is gone, or (a configuration) leads no more: the outcome will not be told */
 	bool		must_yield;		/* CHOSEN: it holds what an earlier entry needs, so it can never have its turn */
 } ProposalOutcome;
 
@@ -116,6 +116,9 @@ extern void position_set_tid(const ItemPointerData *tid);
 
 /* Start of the apply worker: what the position row says. */
 extern void turn_set_applied(uint64 applied_index);
+
+/* The node has left its cluster: as after the start of the server.  No worker may be at work. */
+extern void turn_forget(void);
 extern bool turn_is_initialised(void);
 
 /* ---- consensus worker ---- */
@@ -137,6 +140,7 @@ extern void proposal_payload_done(int slot);	/* … here: the core has its copy 
 extern void proposal_put_back(int slot);		/* the core had no room: QUEUED again, as the oldest */
 extern void proposal_refuse_taken(int slot);	/* it cannot be proposed by this node: REFUSED */
 extern uint64 proposal_next_sequence(void);		/* for the worker's own configuration entries */
+extern void proposal_lose(uint64 sequence);		/* PROPOSED, a configuration whose leader was deposed: lost */
 extern void proposal_refuse_queued(int older_than_ms);	/* all QUEUED ones that wait for longer */
 
 /*

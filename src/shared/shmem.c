@@ -52,6 +52,8 @@ shmem_startup(void)
 		pg_atomic_init_u32(&QuorumShmem->wants_proposals, 1);
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
 		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
+		pg_atomic_init_u32(&QuorumShmem->removed, 0);
+		pg_atomic_init_u64(&QuorumShmem->transfer_request, 0);
 		initialise_counters(&QuorumShmem->counters);
 	}
 	proposal_queue_shmem_startup();

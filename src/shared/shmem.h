@@ -33,7 +33,8 @@ typedef enum NodeRole
 	NODE_LEARNER,
 	NODE_FOLLOWER,
 	NODE_CANDIDATE,
-	NODE_LEADER
+	NODE_LEADER,
+	NODE_REMOVED				/* no member any more */
 } NodeRole;
 
 typedef struct MemberState
@@ -42,7 +43,9 @@ typedef struct MemberState
 	char		node_name[NAMEDATALEN];
 	char		conninfo[QUORUM_MAX_CONNINFO];
 	bool		is_voter;
+	bool		as_voter;		/* it is to be a voter, once it has caught up */
 	bool		reachable;
+	bool		is_older_build;	/* its link speaks an older version; leader and others alike */
 	uint64		accepted_index;
 	uint64		delivered_index;
 	TimestampTz last_contact;	/* 0: never */
@@ -66,8 +69,10 @@ typedef struct NodeStatus
 	uint64		journal_syncs;
 	uint64		frames_sent;
 	uint64		frames_received;
+	uint64		config_index;	/* where the configuration in force was chosen; 0: at bootstrap */
+	uint32		next_node_id;	/* of that configuration: lower ids that are no member's were removed */
 	int			member_count;
-	MemberState members[QUORUM_MAX_MEMBERS];	/* this node included */
+	MemberState members[QUORUM_MAX_MEMBERS];	/* this node included, as long as it is a member */
 } NodeStatus;
 
 /* Who this node is.  Set once by the consensus worker when it finds its journal; node_id 0 until then. */
@@ -118,6 +123,7 @@ typedef struct QuorumShared
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
 	Latch	   *watcher_latch;
+	int			consensus_pid;
 	int			apply_pid;
 	int			apply_waits_for_pid;	/* maintenance that keeps an entry from being applied; 0: none.  Lock watcher writes, apply worker clears */
 
@@ -126,10 +132,16 @@ typedef struct QuorumShared
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
-	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file */
+	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file, and leave_cluster took it away */
+	pg_atomic_uint32 removed;	/* 1: this node was removed from the cluster; consensus worker writes */
+	pg_atomic_uint64 transfer_request;	/* a backend of the leader wants it to hand over: see TRANSFER_* ; 0: nobody.  Consensus worker takes it */
 
 	QuorumCounters counters;
 } QuorumShared;
+
+/* In transfer_request: the voter that is to lead, or any. */
+#define TRANSFER_TO(node_id) (UINT64CONST(1) << 32 | (node_id))
+#define TRANSFER_TO_ANY TRANSFER_TO(0)
 
 extern QuorumShared *QuorumShmem;
 

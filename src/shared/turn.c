@@ -148,6 +148,16 @@ turn_set_applied(uint64 applied_index)
 	shmem_wake_consensus();
 }
 
+void
+turn_forget(void)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->turn_initialised = false;
+	proposal_queue->applied_index = 0;
+	proposal_queue->position_valid = false;
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
 bool
 turn_is_initialised(void)
 {

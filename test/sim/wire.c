@@ -24,7 +24,9 @@ static const char *const type_names[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_FORWARD] = "FORWARD",
 	[PAXOS_MESSAGE_READ_REQUEST] = "READ_REQUEST",
 	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER",
-	[PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN"
+	[PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN",
+	[PAXOS_MESSAGE_TRIMMED] = "TRIMMED",
+	[PAXOS_MESSAGE_HAND_OVER] = "HAND_OVER"
 };
 
 static uint32_t
@@ -92,6 +94,10 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 			sim_observe_leading(sim, from, message->ballot);
 			sim_observe_chosen_hint(sim, from, message->chosen_slot);
 			break;
+		case PAXOS_MESSAGE_HAND_OVER:
+			sim_observe_leading(sim, from, message->ballot);
+			sim_observe_chosen_hint(sim, from, message->chosen_slot);
+			break;
 		case PAXOS_MESSAGE_FORWARD_AGAIN:
 			sim_observe_leading(sim, from, message->ballot);
 			break;
@@ -110,6 +116,7 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 		case PAXOS_MESSAGE_PRE_VOTE:
 		case PAXOS_MESSAGE_READ_REQUEST:
 		case PAXOS_MESSAGE_READ_ANSWER:
+		case PAXOS_MESSAGE_TRIMMED:
 			break;
 		default:
 			sim_fail(sim, "message_is_known", "type %d", (int) message->type);

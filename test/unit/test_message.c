@@ -37,12 +37,13 @@ static const char *const type_names[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_PREPARE] = "PREPARE", [PAXOS_MESSAGE_PROMISE] = "PROMISE", [PAXOS_MESSAGE_REFUSAL] = "REFUSAL",
 	[PAXOS_MESSAGE_ACCEPT] = "ACCEPT", [PAXOS_MESSAGE_REPORT] = "REPORT", [PAXOS_MESSAGE_HEARTBEAT] = "HEARTBEAT",
 	[PAXOS_MESSAGE_LEARN] = "LEARN", [PAXOS_MESSAGE_FORWARD] = "FORWARD", [PAXOS_MESSAGE_READ_REQUEST] = "READ_REQUEST",
-	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER", [PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN"
+	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER", [PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN",
+	[PAXOS_MESSAGE_TRIMMED] = "TRIMMED", [PAXOS_MESSAGE_HAND_OVER] = "HAND_OVER"
 };
 
 /* A message of each type with every field that the type has. */
 static PaxosMessage
-example(PaxosMessageType type)
+example_fields(PaxosMessageType type)
 {
 	const PaxosBallot ballot = {5, 3};
 	const PaxosBallot promised = {6, 2};
@@ -82,9 +83,23 @@ example(PaxosMessageType type)
 			return (PaxosMessage) {.type = type, .number = UINT64_MAX};
 		case PAXOS_MESSAGE_READ_ANSWER:
 			return (PaxosMessage) {.type = type, .ballot = ballot, .number = 5, .flag = true, .read_index = 8};
+		case PAXOS_MESSAGE_TRIMMED:
+			return (PaxosMessage) {.type = type, .first_slot = 7};
+		case PAXOS_MESSAGE_HAND_OVER:
+			return (PaxosMessage) {.type = type, .ballot = ballot, .chosen_slot = 6};
 		default:
 			abort();
 	}
+}
+
+/* In the oldest version that has its type. */
+static PaxosMessage
+example(PaxosMessageType type)
+{
+	PaxosMessage message = example_fields(type);
+
+	message.version = message_first_version(type);
+	return message;
 }
 
 static bool
@@ -239,13 +254,74 @@ insane_fields_are_refused(void)
 	ok(!decodes(frame, length), "a no-op is not forwarded");
 	message = example(PAXOS_MESSAGE_HEARTBEAT);
 	length = paxos_message_encode(&message, frame, sizeof(frame));
-	frame[2] = PAXOS_WIRE_VERSION + 1;
+	frame[2] = PAXOS_NEWEST_FRAME_VERSION + 1;
 	seal(frame, length);
-	ok(!decodes(frame, length), "another version is refused");
-	frame[2] = PAXOS_WIRE_VERSION;
+	ok(!decodes(frame, length), "a newer version is refused");
+	frame[2] = PAXOS_OLDEST_FRAME_VERSION - 1;
+	seal(frame, length);
+	ok(!decodes(frame, length), "an older version is refused");
+	frame[2] = PAXOS_OLDEST_FRAME_VERSION;
 	frame[3] = PAXOS_MESSAGE_TYPE_END;
 	seal(frame, length);
 	ok(!decodes(frame, length), "an unknown type is refused");
+}
+
+/* Their checksums were made by the build before version 3: a cluster whose nodes are upgraded one by one depends on them. */
+static void
+version_2_is_as_it_was(void)
+{
+	static const uint32_t crc_of[PAXOS_MESSAGE_TRIMMED] = {
+		[PAXOS_MESSAGE_PRE_VOTE] = 0x91D7B8CC,
+		[PAXOS_MESSAGE_PRE_VOTE_ANSWER] = 0x7A0B426D,
+		[PAXOS_MESSAGE_PREPARE] = 0x3D0F8C37,
+		[PAXOS_MESSAGE_PROMISE] = 0xFA9AD8B6,
+		[PAXOS_MESSAGE_REFUSAL] = 0xB549547C,
+		[PAXOS_MESSAGE_ACCEPT] = 0xFF375E90,
+		[PAXOS_MESSAGE_REPORT] = 0xABBD7392,
+		[PAXOS_MESSAGE_HEARTBEAT] = 0xCD2906A9,
+		[PAXOS_MESSAGE_LEARN] = 0xBEAFC409,
+		[PAXOS_MESSAGE_FORWARD] = 0x1E95D2CF,
+		[PAXOS_MESSAGE_READ_REQUEST] = 0x183DEA13,
+		[PAXOS_MESSAGE_READ_ANSWER] = 0x55E8AA1C,
+		[PAXOS_MESSAGE_FORWARD_AGAIN] = 0xEA236AF4
+	};
+	uint8_t		frame[512];
+	bool		same = true;
+	bool		differs_in_the_version = true;
+
+	for (int type = 1; type < PAXOS_MESSAGE_TRIMMED; type++)
+	{
+		PaxosMessage message = example((PaxosMessageType) type);
+		size_t		length = paxos_message_encode(&message, frame, sizeof(frame));
+		uint32_t	crc = (uint32_t) frame[length - 4] << 24 | (uint32_t) frame[length - 3] << 16 | (uint32_t) frame[length - 2] << 8 |
+			frame[length - 1];
+		uint8_t		newer[512];
+
+		if (crc != crc_of[type])
+		{
+			printf("# %s has checksum 0x%08X\n", type_names[type], crc);
+			same = false;
+		}
+		message.version = 3;
+		differs_in_the_version &= paxos_message_encode(&message, newer, sizeof(newer)) == length && newer[2] == 3 &&
+			decodes(newer, length) && decoded.version == 3 && memcmp(frame + 3, newer + 3, length - 7) == 0;
+	}
+	ok(same, "frames of version 2 are byte for byte what they were");
+	ok(differs_in_the_version, "what version 2 has is the same in version 3, but for the version");
+}
+
+static void
+new_types_need_version_3(PaxosMessageType type)
+{
+	uint8_t		frame[512];
+	PaxosMessage message = example(type);
+	size_t		length = paxos_message_encode(&message, frame, sizeof(frame));
+	char		name[100];
+
+	frame[2] = 2;
+	seal(frame, length);
+	snprintf(name, sizeof(name), "%s in a frame of version 2 is refused", type_names[type]);
+	ok(message.version == 3 && !decodes(frame, length), name);
 }
 
 static void
@@ -297,6 +373,9 @@ main(void)
 		forged_frames_do_no_harm((PaxosMessageType) type);
 	}
 	insane_fields_are_refused();
+	version_2_is_as_it_was();
+	new_types_need_version_3(PAXOS_MESSAGE_TRIMMED);
+	new_types_need_version_3(PAXOS_MESSAGE_HAND_OVER);
 	large_frames();
 	configurations();
 	return tap_done();

@@ -321,7 +321,7 @@ acceptance_is_durable(PaxosCore *core, const PendingAcceptance *pending)
 		return;					/* another ballot was accepted meanwhile; its own record counts */
 	if (is_leader(core))
 	{
-		if (ballot_equal(pending->ballot, core->ballot))
+		if (ballot_equal(pending->ballot, core->ballot) && core->self_index >= 0)
 			proposer_vote(core, entry, core->self_index);
 	}
 	else if (ballot_equal(pending->ballot, core->leader_ballot) || entry->chosen)

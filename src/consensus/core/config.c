@@ -156,8 +156,9 @@ config_change_is_allowed(const PaxosConfig *from, const PaxosConfig *to)
 
 /* ---- a configuration takes effect ---- */
 
-static void
-install_peers(PaxosCore *core, const PaxosConfig *config)
+/* Those of a delivered configuration, or of a base. */
+void
+config_install_members(PaxosCore *core, const PaxosConfig *config)
 {
 	Peer		old_peers[PAXOS_MAX_MEMBERS];
 	PaxosConfig old_config = core->config;
@@ -166,6 +167,9 @@ install_peers(PaxosCore *core, const PaxosConfig *config)
 	memset(core->peers, 0, sizeof(core->peers));
 	core->config = *config;
 	core->self_index = config_find(config, core->settings.node_id);
+	for (uint32_t i = 0; i < old_config.member_count; i++)
+		if (config_find(config, old_config.members[i].node_id) < 0 && old_config.members[i].node_id != core->settings.node_id)
+			proposer_drop_peer(core, &old_peers[i]);
 	for (uint32_t i = 0; i < config->member_count; i++)
 	{
 		Peer	   *peer = &core->peers[i];
@@ -197,7 +201,7 @@ config_install(PaxosCore *core, PaxosSlot slot, const PaxosValue *value)
 	if (paxos_config_decode(&config, value->bytes, value->length) == 0)
 		return;					/* refused by the codec on every node, so not in a log; the same everywhere anyway */
 	config.slot = slot;
-	install_peers(core, &config);
+	config_install_members(core, &config);
 	window_forget_votes(core);
 	if (core->started)
 		election_config_changed(core);

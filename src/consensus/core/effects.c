@@ -154,6 +154,8 @@ effects_begin(PaxosCore *core)
 	core->out_chosen.count = 0;
 	core->out_reads.count = 0;
 	core->proposal_refused = false;
+	core->transfer_refused = false;
+	core->snapshot_is_news = false;
 	arena_reset(core);
 }
 
@@ -172,6 +174,12 @@ effects_fill(PaxosCore *core, PaxosEffects *effects)
 	effects->reads = core->out_reads.items;
 	effects->read_count = core->out_reads.count;
 	effects->proposal_refused = core->proposal_refused;
+	effects->transfer_refused = core->transfer_refused;
+	if (core->snapshot_is_news)
+	{
+		effects->snapshot_needed = core->snapshot_needed;
+		effects->snapshot_from = core->snapshot_from;
+	}
 }
 
 void
@@ -204,12 +212,56 @@ core_new_message(PaxosCore *core, PaxosMessageType type)
 	return message;
 }
 
+static PeerVersion *
+find_peer_version(const PaxosCore *core, uint32_t node_id)
+{
+	PeerVersion *versions = core->peer_versions.items;
+
+	for (size_t i = 0; i < core->peer_versions.count; i++)
+		if (versions[i].node_id == node_id)
+			return &versions[i];
+	return NULL;
+}
+
+uint8_t
+core_peer_version(const PaxosCore *core, uint32_t node_id)
+{
+	const PeerVersion *version = find_peer_version(core, node_id);
+
+	return version == NULL ? PAXOS_OLDEST_FRAME_VERSION : version->frame_version;
+}
+
 void
-core_send(PaxosCore *core, uint32_t to, const PaxosMessage *message)
+paxos_set_peer_version(PaxosCore *core, uint32_t node_id, uint32_t frame_version)
+{
+	PeerVersion *version = find_peer_version(core, node_id);
+
+	PAXOS_ASSERT(node_id != 0 && frame_version >= PAXOS_OLDEST_FRAME_VERSION);
+	if (version == NULL)
+		version = vector_add(core, &core->peer_versions, sizeof(PeerVersion));
+	version->node_id = node_id;
+	version->frame_version = (uint8_t) min_u64(frame_version, PAXOS_NEWEST_FRAME_VERSION);
+}
+
+/* One message may go to many: those that understand another version than the first get a copy. */
+void
+core_send(PaxosCore *core, uint32_t to, PaxosMessage *message)
 {
 	PaxosOutMessage *out;
+	uint8_t		version = core_peer_version(core, to);
 
 	PAXOS_ASSERT(to != 0 && to != core->settings.node_id);
+	PAXOS_ASSERT(version >= message_first_version(message->type));
+	if (message->version == 0)
+		message->version = version;
+	else if (message->version != version)
+	{
+		PaxosMessage *copy = arena_allocate(core, sizeof(PaxosMessage));
+
+		*copy = *message;
+		copy->version = version;
+		message = copy;
+	}
 	out = vector_add(core, &core->out_messages, sizeof(PaxosOutMessage));
 	out->to = to;
 	out->message = message;

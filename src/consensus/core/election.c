@@ -10,7 +10,8 @@
  *	 FOLLOWER	 no leader heard for a random [1, 2) election timeouts -> CANDIDATE, pre-vote
  *	 CANDIDATE	 pre-vote: a majority would promise -> phase 1; a leader is heard -> FOLLOWER; time is up -> asks anew
  *				 phase 1: a majority promised, in full -> LEADER; a higher ballot or time is up -> FOLLOWER or pre-vote again, later
- *	 LEADER		 no majority answered for an election timeout, a higher ballot, may_lead gone, no voter any more -> FOLLOWER
+ *	 LEADER		 no majority answered for an election timeout, a higher ballot, may_lead gone -> FOLLOWER
+ *				 no voter any more, and a majority of those who are was told (or time is up) -> LEARNER
  *
  * Pre-vote (Ongaro 2014, section 9.6): a node asks whether others would promise, without raising any ballot, and is told no by
  * whoever hears a leader, or has delivered more.  So a node that was cut off deposes nobody when it returns, and one that can
@@ -87,6 +88,7 @@ election_step_down(PaxosCore *core)
 	core->barrier_slot = 0;
 	core_drop_value(core, core->waiting_config);
 	core->waiting_config = NULL;
+	core->transfer_to = 0;
 	follow_nobody(core);
 	election_reset_timer(core);
 	if (was_leader)
@@ -182,13 +184,18 @@ start_pre_vote(PaxosCore *core)
 	check_pre_votes(core);
 }
 
-/* Answered from what is so now; nothing changes here, but that a node which is behind is taught if there is no leader to do it. */
+/*
+ * Answered from what is so now; nothing changes here, but that a node which is behind is taught if there is no leader to do it.  A
+ * member that was removed without hearing of it campaigns in its old configuration: it has not delivered the one without it, so it is
+ * behind everyone who has, and is refused; and learns why.
+ */
 void
 election_on_pre_vote(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
 	PaxosMessage *answer;
 	Peer	   *peer = config_peer(core, from);
 	bool		is_behind = message->first_slot <= core->delivered_slot;
+	bool		teaches = is_behind && (is_leader(core) || !leader_lives(core));
 
 	if (message->ballot.node_id != from)
 		return;
@@ -198,7 +205,9 @@ election_on_pre_vote(PaxosCore *core, uint32_t from, const PaxosMessage *message
 	answer->delivered_slot = core->delivered_slot;
 	answer->flag = !is_behind && !leader_lives(core);
 	core_send(core, from, answer);
-	if (is_behind && !leader_lives(core) && peer != NULL)
+	if (teaches && peer == NULL)
+		learner_teach_stranger(core, from, message->first_slot);
+	else if (teaches && !is_leader(core))
 	{
 		peer->delivered_slot = message->first_slot - 1;
 		peer->teach_wanted = true;
@@ -402,6 +411,26 @@ election_on_refusal(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 		election_step_down(core);
 }
 
+/* ---- hand-over ---- */
+
+/* The whole of transfer.c, step 3. */
+void
+election_on_hand_over(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	const Slot *next;
+
+	if (core->role != PAXOS_FOLLOWER || core->leader_id != from || !ballot_equal(message->ballot, core->leader_ballot))
+		return;
+	core->leader_chosen_slot = max_u64(core->leader_chosen_slot, message->chosen_slot);
+	learner_advance(core);
+	next = window_get(core, message->chosen_slot + 1);
+	if (core->delivered_slot != message->chosen_slot ||
+		(next != NULL && next->value != NULL && ballot_equal(next->accepted_ballot, message->ballot)))
+		return;					/* not all of it is here, or the leader has gone on meanwhile */
+	if (may_campaign(core))
+		start_phase_1(core);
+}
+
 /* ---- time and configuration ---- */
 
 void
@@ -420,7 +449,9 @@ election_start(PaxosCore *core)
 void
 election_check(PaxosCore *core)
 {
-	if ((core->role == PAXOS_LEADER || core->role == PAXOS_CANDIDATE) && !may_campaign(core))
+	bool		is_retiring = transfer_is_retiring(core) && core->may_lead && core->now_ms < core->retire_deadline_ms;
+
+	if ((core->role == PAXOS_LEADER || core->role == PAXOS_CANDIDATE) && !may_campaign(core) && !is_retiring)
 		election_step_down(core);
 	if (is_leader(core) &&
 		core->now_ms - proposer_quorum_contact_ms(core) > core->settings.election_timeout_ms)
@@ -432,7 +463,7 @@ election_tick(PaxosCore *core)
 {
 	if (core->role == PAXOS_LEADER)
 	{
-		if (!election_has_promises(core) && core->now_ms >= core->ask_deadline_ms)
+		if (!transfer_is_retiring(core) && !election_has_promises(core) && core->now_ms >= core->ask_deadline_ms)
 			send_prepares(core);
 		return;
 	}
@@ -459,7 +490,9 @@ election_config_changed(PaxosCore *core)
 {
 	if (core->role == PAXOS_LEADER || core->role == PAXOS_CANDIDATE)
 	{
-		if (!config_self_is_voter(core))
+		if (transfer_is_retiring(core))
+			transfer_begin_retirement(core);
+		else if (!config_self_is_voter(core))
 			election_step_down(core);
 		else if ((core->phase == PHASE_PREPARE && core->own_promise_durable) ||
 				 (is_leader(core) && !election_has_promises(core)))
@@ -484,7 +517,7 @@ election_deadline(const PaxosCore *core)
 		deadline_ms = UINT64_MAX;
 		if (config_quorum_size(core) > 1)
 			deadline_ms = proposer_quorum_contact_ms(core) + core->settings.election_timeout_ms + 1;
-		return election_has_promises(core) ? deadline_ms : min_u64(deadline_ms, core->ask_deadline_ms);
+		return transfer_is_retiring(core) || election_has_promises(core) ? deadline_ms : min_u64(deadline_ms, core->ask_deadline_ms);
 	}
 	if (!may_campaign(core))
 		return UINT64_MAX;

@@ -22,58 +22,6 @@
 
 #include <string.h>
 
-/* ---- deduplication ---- */
-
-Origin *
-learner_origin(PaxosCore *core, uint32_t node_id)
-{
-	Origin	   *origins = core->origins.items;
-	Origin	   *origin;
-
-	for (size_t i = 0; i < core->origins.count; i++)
-		if (origins[i].node_id == node_id)
-			return &origins[i];
-	origin = vector_add(core, &core->origins, sizeof(Origin));
-	origin->node_id = node_id;
-	return origin;
-}
-
-/* An older start of the origin, delivered before, or so old that it can't be told: an origin never has so many outstanding. */
-bool
-learner_is_duplicate(const Origin *origin, PaxosProposalId id)
-{
-	uint64_t	bit = id.sequence & (DEDUP_WINDOW - 1);
-
-	if (id.incarnation != origin->incarnation)
-		return id.incarnation < origin->incarnation;
-	if (id.sequence > origin->highest_sequence)
-		return false;
-	if (origin->highest_sequence - id.sequence >= DEDUP_WINDOW)
-		return true;
-	return (origin->delivered_bits[bit / 64] >> (bit % 64) & 1) != 0;
-}
-
-static void
-note_delivered_id(Origin *origin, PaxosProposalId id)
-{
-	uint64_t	bit = id.sequence & (DEDUP_WINDOW - 1);
-
-	if (id.incarnation > origin->incarnation ||
-		(id.sequence > origin->highest_sequence && id.sequence - origin->highest_sequence >= DEDUP_WINDOW))
-	{
-		memset(origin->delivered_bits, 0, sizeof(origin->delivered_bits));
-		origin->incarnation = id.incarnation;
-		origin->highest_sequence = id.sequence;
-	}
-	while (origin->highest_sequence < id.sequence)
-	{
-		uint64_t	gone = ++origin->highest_sequence & (DEDUP_WINDOW - 1);
-
-		origin->delivered_bits[gone / 64] &= ~(UINT64_C(1) << (gone % 64));
-	}
-	origin->delivered_bits[bit / 64] |= UINT64_C(1) << (bit % 64);
-}
-
 /* ---- choosing and delivering ---- */
 
 static void
@@ -84,13 +32,7 @@ deliver(PaxosCore *core, Slot *entry)
 	bool		duplicate = false;
 
 	if (value->kind != PAXOS_VALUE_NOOP)
-	{
-		Origin	   *origin = learner_origin(core, value->id.origin);
-
-		duplicate = learner_is_duplicate(origin, value->id);
-		if (!duplicate)
-			note_delivered_id(origin, value->id);
-	}
+		duplicate = paxos_origins_note(&core->origins, value->id);
 	chosen->slot = entry->slot;
 	chosen->value = value;
 	chosen->duplicate = duplicate;
@@ -261,6 +203,21 @@ learner_report_to_teacher(PaxosCore *core)
 	core->teacher_id = 0;
 }
 
+/*
+ * The slots after delivered_slot are gone where they were looked for.  Nothing changes here: the peer is asked, or asks, as before, and perhaps
+ * another one has them; the host decides whether it gets a snapshot.  Meanwhile this node is behind, and nobody who is not grants it a
+ * pre-vote or a promise.  A stranger's word counts too: of the members that this node knows all may be gone.
+ */
+void
+learner_on_trimmed(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	if (message->first_slot <= core->delivered_slot + 1)
+		return;
+	core->snapshot_needed = message->first_slot;
+	core->snapshot_from = from;
+	core->snapshot_is_news = true;
+}
+
 /* ---- teaching ---- */
 
 static void
@@ -318,6 +275,21 @@ learner_teach(PaxosCore *core, Peer *peer, PaxosSlot first_slot, PaxosSlot last_
 	}
 }
 
+/*
+ * Of those that are no members, one at a time: a node that was removed while it was away learns so from the log.  It reports to nobody who would
+ * listen; its next question makes this go on.
+ */
+void
+learner_teach_stranger(PaxosCore *core, uint32_t node_id, PaxosSlot first_slot)
+{
+	if (core->stranger.node_id != node_id)
+	{
+		memset(&core->stranger, 0, sizeof(core->stranger));
+		core->stranger.node_id = node_id;
+	}
+	learner_teach(core, &core->stranger, first_slot, core->delivered_slot);
+}
+
 /* A node that does not lead teaches who asked for its promise too early, as long as that one reports progress. */
 void
 learner_teach_if_wanted(PaxosCore *core, Peer *peer)
@@ -330,6 +302,20 @@ learner_teach_if_wanted(PaxosCore *core, Peer *peer)
 		learner_teach(core, peer, peer->delivered_slot + 1, core->delivered_slot);
 }
 
+size_t
+paxos_encode_trimmed(PaxosCore *core, uint32_t to, PaxosSlot first_held_slot, uint8_t *buffer, size_t capacity)
+{
+	PaxosMessage *trimmed = core_new_message(core, PAXOS_MESSAGE_TRIMMED);
+
+	PAXOS_ASSERT(first_held_slot > 1);
+	trimmed->version = core_peer_version(core, to);
+	trimmed->first_slot = first_held_slot;
+	if (trimmed->version < message_first_version(PAXOS_MESSAGE_TRIMMED))
+		return 0;
+	return paxos_message_encode(trimmed, buffer, capacity);
+}
+
+/* Encoded in the oldest version, which everyone understands. */
 size_t
 paxos_encode_learn(PaxosCore *core, PaxosSlot first_slot, PaxosValue *const *values, size_t count,
 				   uint8_t *buffer, size_t capacity, size_t *frame_length)

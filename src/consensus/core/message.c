@@ -59,8 +59,16 @@ static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_FORWARD] = FIELD_ENTRIES,
 	[PAXOS_MESSAGE_READ_REQUEST] = FIELD_NUMBER,
 	[PAXOS_MESSAGE_READ_ANSWER] = FIELD_BALLOT | FIELD_NUMBER | FIELD_READ_INDEX | FIELD_FLAG,
-	[PAXOS_MESSAGE_FORWARD_AGAIN] = FIELD_BALLOT
+	[PAXOS_MESSAGE_FORWARD_AGAIN] = FIELD_BALLOT,
+	[PAXOS_MESSAGE_TRIMMED] = FIELD_FIRST_SLOT,
+	[PAXOS_MESSAGE_HAND_OVER] = FIELD_BALLOT | FIELD_CHOSEN_SLOT
 };
+
+uint8_t
+message_first_version(PaxosMessageType type)
+{
+	return type == PAXOS_MESSAGE_TRIMMED || type == PAXOS_MESSAGE_HAND_OVER ? 3 : PAXOS_OLDEST_FRAME_VERSION;
+}
 
 /* The plain u64 fields, so that size, encode and decode need no line for each. */
 typedef struct NumberField
@@ -171,12 +179,14 @@ paxos_message_encode(const PaxosMessage *message, uint8_t *buffer, size_t capaci
 	uint32_t	fields = message_fields[message->type];
 	size_t		size = paxos_message_size(message);
 	Writer		writer = {buffer, buffer + size};
+	uint8_t		version = message->version == 0 ? PAXOS_OLDEST_FRAME_VERSION : message->version;
 
+	PAXOS_ASSERT(version >= message_first_version(message->type) && version <= PAXOS_NEWEST_FRAME_VERSION);
 	PAXOS_ASSERT(size <= PAXOS_MAX_FRAME_BYTES);
 	if (size > capacity)
 		return 0;
 	put(&writer, PAXOS_WIRE_MAGIC, 2);
-	put(&writer, PAXOS_WIRE_VERSION, 1);
+	put(&writer, version, 1);
 	put(&writer, (uint64_t) message->type, 1);
 	put(&writer, size, 4);
 	if (fields & FIELD_BALLOT)
@@ -403,6 +413,7 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 {
 	Reader		reader = {frame, frame + length, false};
 	Reader		trailer;
+	uint64_t	version = 0;
 	uint64_t	type;
 
 	memset(message, 0, sizeof(*message));
@@ -411,7 +422,7 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 		*why = "length out of range";
 	else if (get(&reader, 2) != PAXOS_WIRE_MAGIC)
 		*why = "not a frame of this protocol";
-	else if (get(&reader, 1) != PAXOS_WIRE_VERSION)
+	else if ((version = get(&reader, 1)) < PAXOS_OLDEST_FRAME_VERSION || version > PAXOS_NEWEST_FRAME_VERSION)
 		*why = "unknown protocol version";
 	if (*why != NULL)
 		return false;
@@ -423,12 +434,13 @@ message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t 
 		*why = "wrong length";
 	else if (get(&trailer, 4) != crc32c_compute(frame, length - CRC_BYTES))
 		*why = "wrong checksum";
-	else if (type == 0 || type >= PAXOS_MESSAGE_TYPE_END)
+	else if (type == 0 || type >= PAXOS_MESSAGE_TYPE_END || version < message_first_version((PaxosMessageType) type))
 		*why = "unknown type of message";
 	if (*why != NULL)
 		return false;
 
 	message->type = (PaxosMessageType) type;
+	message->version = (uint8_t) version;
 	*why = get_fields(&reader, message, entries);
 	if (*why == NULL && (reader.failed || reader.at != reader.end))
 		*why = "wrong length of fields";

@@ -9,7 +9,7 @@
  *
  *	 offset	 size
  *	 0		 2	   magic 0x5150 ("QP")
- *	 2		 1	   version, PAXOS_WIRE_VERSION
+ *	 2		 1	   version, PAXOS_OLDEST_FRAME_VERSION to PAXOS_NEWEST_FRAME_VERSION
  *	 3		 1	   type, PaxosMessageType
  *	 4		 4	   length of the frame, all of it
  *	 8		 …	   the type's fields in the order of the enum in message.c
@@ -18,13 +18,16 @@
  * A ballot is u64 round, u32 node_id.  A range is u64 first, u64 last, and ranges are preceded by a u8 count.  Entries are
  * preceded by a u32 count; an entry is u8 kind, u32 origin, u64 incarnation, u64 sequence, u32 length, bytes, in a PROMISE preceded by
  * u64 slot and a ballot.  In ACCEPT and LEARN entry i is of slot first_slot + i.
+ *
+ * Version 3 has all of version 2, unaltered, and two types more (TRIMMED, HAND_OVER).  A frame says the version that its receiver was said to
+ * understand (paxos_set_peer_version); a type that is new in it is never sent to others, so a cluster of both builds works as one
+ * of the older, less what needs the new types.
  */
 #ifndef PAXOS_MESSAGE_H
 #define PAXOS_MESSAGE_H
 
 #include "paxos.h"
 
-#define PAXOS_WIRE_VERSION 2
 #define PAXOS_WIRE_MAGIC 0x5150
 #define PAXOS_MAX_RANGES 64
 #define PAXOS_MAX_NUMBER (UINT64_C(1) << 62)	/* no slot, round or sequence is as large; sums of two never overflow */
@@ -70,6 +73,13 @@ typedef enum PaxosMessageType
 	PAXOS_MESSAGE_READ_ANSWER,
 	/* ballot's leader had no room for what the receiver forwarded, and has now: forward it again */
 	PAXOS_MESSAGE_FORWARD_AGAIN,
+	/* Version 3.  The slots that the receiver lacks are gone here: the first that is still held is first_slot */
+	PAXOS_MESSAGE_TRIMMED,
+	/*
+	 * Version 3.  ballot's leader proposed nothing after chosen_slot, and all up to there is chosen: the receiver is to campaign now, without
+	 * pre-vote (Ongaro 2014, section 3.10)
+	 */
+	PAXOS_MESSAGE_HAND_OVER,
 	PAXOS_MESSAGE_TYPE_END
 } PaxosMessageType;
 
@@ -92,6 +102,7 @@ typedef struct PaxosSlotRange
 struct PaxosMessage
 {
 	PaxosMessageType type;
+	uint8_t		version;		/* of its frame; 0 in one that is not yet sent: the oldest */
 	PaxosBallot ballot;
 	PaxosBallot promised;
 	PaxosSlot	first_slot;
@@ -115,6 +126,9 @@ struct PaxosMessage
 /* Decodes into *message and entries[PAXOS_MAX_ENTRIES_PER_MESSAGE]; false: *why says what is wrong. */
 extern bool message_decode(PaxosMessage *message, PaxosMessageEntry *entries, const uint8_t *frame, size_t length,
 						   const char **why);
+
+/* The oldest version that has this type. */
+extern uint8_t message_first_version(PaxosMessageType type);
 
 /* What an entry adds to a frame. */
 extern size_t message_entry_size(PaxosMessageType type, uint32_t length);

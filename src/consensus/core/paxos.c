@@ -23,7 +23,7 @@ check_settings(const PaxosSettings *settings)
 	PAXOS_ASSERT(settings->node_id != 0);
 	PAXOS_ASSERT(settings->window_slots >= 16 && (settings->window_slots & (settings->window_slots - 1)) == 0);
 	PAXOS_ASSERT(settings->window_bytes > 0);
-	PAXOS_ASSERT(settings->max_outstanding_proposals > 0 && settings->max_outstanding_proposals <= DEDUP_WINDOW);
+	PAXOS_ASSERT(settings->max_outstanding_proposals > 0 && settings->max_outstanding_proposals <= PAXOS_DEDUP_WINDOW);
 	PAXOS_ASSERT(settings->heartbeat_interval_ms > 0 && settings->resend_interval_ms > 0);
 	PAXOS_ASSERT(settings->election_timeout_ms > settings->heartbeat_interval_ms);
 }
@@ -42,6 +42,7 @@ paxos_create(const PaxosSettings *settings, const PaxosAllocator *allocator)
 	core->may_lead = true;
 	core->role = PAXOS_LEARNER;
 	core->self_index = -1;
+	paxos_origins_init(&core->origins, allocator);
 	window_create(core);
 	proposals_create(core);
 	return core;
@@ -50,15 +51,12 @@ paxos_create(const PaxosSettings *settings, const PaxosAllocator *allocator)
 void
 paxos_destroy(PaxosCore *core)
 {
-	Origin	   *origins = core->origins.items;
-
 	core_drop_value(core, core->waiting_config);
 	window_free(core);
 	proposals_free(core);
 	effects_begin(core);		/* releases what the last step and these let go */
-	for (size_t i = 0; i < core->origins.count; i++)
-		core_release(core, origins[i].open_slots);
-	vector_free(core, &core->origins);
+	paxos_origins_free(&core->origins);
+	vector_free(core, &core->peer_versions);
 	vector_free(core, &core->pending_acceptances);
 	vector_free(core, &core->reads);
 	vector_free(core, &core->graveyard);
@@ -125,7 +123,7 @@ next_deadline_ms(const PaxosCore *core)
 	if (core->send_due)
 		return core->now_ms;
 	if (is_leader(core))
-		deadline_ms = min_u64(deadline_ms, proposer_deadline(core));
+		deadline_ms = min_u64(deadline_ms, min_u64(proposer_deadline(core), transfer_deadline(core)));
 	deadline_ms = min_u64(deadline_ms, proposals_deadline(core));
 	deadline_ms = min_u64(deadline_ms, reads_deadline(core));
 	deadline_ms = min_u64(deadline_ms, core->now_ms + MAX_IDLE_MS);
@@ -153,7 +151,10 @@ flush(PaxosCore *core)
 {
 	core->send_due = false;
 	if (is_leader(core))
+	{
 		proposer_flush(core);
+		transfer_flush(core);
+	}
 	proposals_flush(core);
 	reads_flush(core);
 	if (core->report_due)
@@ -211,6 +212,12 @@ on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 			break;
 		case PAXOS_MESSAGE_READ_ANSWER:
 			reads_on_answer(core, from, message);
+			break;
+		case PAXOS_MESSAGE_TRIMMED:
+			learner_on_trimmed(core, from, message);
+			break;
+		case PAXOS_MESSAGE_HAND_OVER:
+			election_on_hand_over(core, from, message);
 			break;
 		case PAXOS_MESSAGE_TYPE_END:
 			PAXOS_ASSERT(false);
@@ -280,6 +287,9 @@ paxos_step(PaxosCore *core, const PaxosEvent *event, PaxosEffects *effects)
 			break;
 		case PAXOS_EVENT_READ:
 			reads_on_event(core, event->read_id);
+			break;
+		case PAXOS_EVENT_TRANSFER:
+			transfer_on_event(core, event->peer_id);
 			break;
 		case PAXOS_EVENT_LINK:
 			on_link(core, event->peer_id, event->link_up);
@@ -361,6 +371,12 @@ paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 	status->accepted_slot = core->window.max_accepted_slot;
 	status->config = core->config;
 	status->config_is_pending = is_leader(core) && (core->barrier_slot != 0 || core->waiting_config != NULL);
+	status->transfer_to = core->transfer_to;
+	if (core->snapshot_needed > core->delivered_slot + 1)
+	{
+		status->snapshot_needed = core->snapshot_needed;
+		status->snapshot_from = core->snapshot_from;
+	}
 	status->outstanding_proposals = core->outstanding_count;
 	status->elections_started = core->elections_started;
 	status->ballots_won = core->ballots_won;

@@ -42,6 +42,15 @@
 #define PAXOS_MAX_ENTRIES_PER_MESSAGE 256
 #define PAXOS_FRAME_TARGET_BYTES (256u * 1024)	/* a frame is closed once it has this much, at least one entry */
 
+/*
+ * Versions of frames that this build understands, and writes to those who do (paxos_set_peer_version).  A build that defines the newest as 2
+ * is one of before version 3.
+ */
+#define PAXOS_OLDEST_FRAME_VERSION 2
+#ifndef PAXOS_NEWEST_FRAME_VERSION
+#define PAXOS_NEWEST_FRAME_VERSION 3
+#endif
+
 typedef uint64_t PaxosSlot;		/* 1-based; 0 means none */
 
 typedef struct PaxosBallot
@@ -137,6 +146,7 @@ typedef enum PaxosEventType
 	PAXOS_EVENT_PERSISTED,		/* the journal is durable up to record persisted_record */
 	PAXOS_EVENT_READ,			/* asks for a read index (Ongaro 2014, section 6.4; any node may ask) */
 	PAXOS_EVENT_LINK,			/* a hint: the link to a peer came up or went down */
+	PAXOS_EVENT_TRANSFER,		/* leader: hand over to voter peer_id, or (0) to the most advanced that is reachable */
 	PAXOS_EVENT_FLUSH			/* end of the host's loop: send what was gathered.  See the rule on batching above */
 } PaxosEventType;
 
@@ -145,7 +155,7 @@ typedef struct PaxosEvent
 	PaxosEventType type;
 	uint64_t	now_ms;
 	uint64_t	random;
-	/* MESSAGE and LINK */
+	/* MESSAGE, LINK and TRANSFER */
 	uint32_t	peer_id;
 	bool		link_up;
 	const PaxosMessage *message;
@@ -199,6 +209,7 @@ typedef struct PaxosChosen
 /*
  * A peer needs slots that left the window.  The host reads the chosen values from its journal and sends them with
  * paxos_encode_learn(), as much as it likes up to last_slot (say, one frame).  The peer's next report makes the core ask for more.
+ * If the host does not hold first_slot any more, it answers with paxos_encode_trimmed().  Either way the core asks again after a while.
  */
 typedef struct PaxosCatchUp
 {
@@ -227,6 +238,10 @@ typedef struct PaxosEffects
 	const PaxosReadResult *reads;
 	size_t		read_count;
 	bool		proposal_refused;	/* answer to a PROPOSAL: the bound of outstanding ones is reached, nothing was kept */
+	bool		transfer_refused;	/* answer to a TRANSFER: this node does not lead, is not ready, a configuration or another transfer is under
+									 * way, or there is no such voter that is reachable and understands it */
+	PaxosSlot	snapshot_needed;	/* a peer said that it no longer holds the slots that this node lacks: its first one; 0: no such news */
+	uint32_t	snapshot_from;	/* that peer */
 	uint64_t	next_deadline_ms;	/* give a TICK then at the latest */
 } PaxosEffects;
 
@@ -268,6 +283,9 @@ typedef struct PaxosStatus
 	PaxosSlot	accepted_slot;	/* highest slot with an accepted value */
 	PaxosConfig config;
 	bool		config_is_pending;	/* leader: a configuration is under way */
+	uint32_t	transfer_to;	/* leader: a transfer to this node is under way; 0: none */
+	PaxosSlot	snapshot_needed;	/* as last told, until what was lacking is delivered; 0: the log will do, as far as is known */
+	uint32_t	snapshot_from;
 	uint32_t	outstanding_proposals;
 	uint64_t	elections_started;
 	uint64_t	ballots_won;
@@ -276,12 +294,20 @@ typedef struct PaxosStatus
 } PaxosStatus;
 
 /*
- * Life: paxos_create; paxos_restore for each record that recovery found, in journal order; paxos_start; then
+ * Life: paxos_create; paxos_restore_base if the journal was trimmed or a snapshot was installed; paxos_restore for each record that recovery found, in journal order; paxos_start; then
  * paxos_step.  During paxos_restore chosen slots are delivered through `effects` as in normal running (nothing else
  * is emitted), so the host rebuilds what it derives from the log.  `bootstrap` is the configuration that is in
  * force for the first slot that has none: for a new cluster its single voter; for a joiner what it was told.
  */
 extern PaxosCore *paxos_create(const PaxosSettings *settings, const PaxosAllocator *allocator);
+
+/*
+ * Everything up to base_slot is chosen, and this node has its effects; nothing of it is delivered or held.  `bytes` are those of
+ * paxos_base_encode (base.h) for that slot.  Records of slots up to it that are restored afterwards say nothing any more, but their ballots
+ * count: whoever trims a journal keeps a PROMISE record of the highest ballot in what it drops.  The promises must be this node's own: a
+ * node that installs a snapshot keeps its journal.  false: malformed, or of another slot; nothing changed.
+ */
+extern bool paxos_restore_base(PaxosCore *core, PaxosSlot base_slot, const uint8_t *bytes, size_t length);
 extern void paxos_restore(PaxosCore *core, const PaxosRecord *record, PaxosEffects *effects);
 extern void paxos_set_incarnation(PaxosCore *core, uint64_t incarnation);	/* before paxos_start, by a host that learns it from its journal */
 extern void paxos_start(PaxosCore *core, uint64_t now_ms, uint64_t random, PaxosEffects *effects);
@@ -297,6 +323,12 @@ extern PaxosValue *paxos_value_make(const PaxosAllocator *allocator, PaxosValueK
 									const uint8_t *bytes, uint32_t length);
 extern PaxosValue *paxos_value_retain(PaxosValue *value);
 extern void paxos_value_release(const PaxosAllocator *allocator, PaxosValue *value);
+
+/*
+ * The version of frames that this peer understands, as the host learned from its link; the oldest until told.  Versions above the newest
+ * of this build count as that.  Kept for nodes that are no members too, until told otherwise.
+ */
+extern void paxos_set_peer_version(PaxosCore *core, uint32_t node_id, uint32_t frame_version);
 
 /* ---- wire ---- */
 
@@ -316,6 +348,12 @@ extern const PaxosMessage *paxos_message_decode(PaxosCore *core, const uint8_t *
  */
 extern size_t paxos_encode_learn(PaxosCore *core, PaxosSlot first_slot, PaxosValue *const *values, size_t count,
 								 uint8_t *buffer, size_t capacity, size_t *frame_length);
+
+/*
+ * A frame for a peer that was to be taught slots which this node does not hold any more; first_held_slot is above the delivered one if it
+ * holds none.  Returns its length, 0 if it does not fit (64 bytes do) or the peer's version has no such frame: then it is not answered.
+ */
+extern size_t paxos_encode_trimmed(PaxosCore *core, uint32_t to, PaxosSlot first_held_slot, uint8_t *buffer, size_t capacity);
 
 /*
  * Programmers' errors stop the worker, in production too.  The host defines this; it must not return.

@@ -6,9 +6,12 @@
  *	 paxos.c		life, the step, effects; nothing of the protocol
  *	 slot_window.c	the ring of slots and its bounds
  *	 acceptor.c		promised_ballot, accepted values, what may be reported of them and when
- *	 learner.c		chosen_slot, delivered_slot, deduplication, teaching of peers that are behind
+ *	 learner.c		chosen_slot, delivered_slot, teaching of peers that are behind
+ *	 origins.c		deduplication
+ *	 base.c			a start behind slots that are gone
  *	 election.c		role, leader_id, ballot; phase 1
  *	 proposer.c		phase 2 of the leader
+ *	 transfer.c		the end of a term that is meant: hand-over, and a leader that is no voter any more
  *	 proposals.c	what this node proposed and has not yet learned
  *	 reads.c		read indexes
  *	 config.c		members and quorums
@@ -19,9 +22,9 @@
 #define PAXOS_INTERNAL_H
 
 #include "message.h"
+#include "origins.h"
 #include "paxos.h"
 
-#define DEDUP_WINDOW 4096		/* sequences per origin that may be outstanding at once; a power of two */
 #define MAX_PENDING_READS 4096
 #define MAX_BYTES_IN_FLIGHT (4u * 1024 * 1024)	/* of unanswered ACCEPTs per peer, exceeded by at most one frame */
 #define MAX_FORWARDED_BYTES (1u * 1024 * 1024)	/* of proposals under way to the leader, exceeded by at most one frame */
@@ -88,15 +91,19 @@ typedef struct PendingPromise
 	PaxosSlot	resume_slot;
 } PendingPromise;
 
-/* Which proposals of an origin took effect; a function of the delivered prefix alone. */
-typedef struct Origin
+/* Leader: where a sequence of an origin was proposed last, at sequence & (PAXOS_DEDUP_WINDOW - 1).  A hint: verified. */
+typedef struct OpenSlots
 {
 	uint32_t	node_id;
-	uint64_t	incarnation;	/* the newest delivered */
-	uint64_t	highest_sequence;	/* delivered, of that incarnation */
-	uint64_t	delivered_bits[DEDUP_WINDOW / 64];	/* of (highest_sequence - DEDUP_WINDOW, highest_sequence] */
-	PaxosSlot  *open_slots;		/* leader: where sequence s & (DEDUP_WINDOW - 1) was proposed last; NULL until needed.  A hint: verified */
-} Origin;
+	PaxosSlot  *slots;
+} OpenSlots;
+
+/* What a host said of a node, member or not. */
+typedef struct PeerVersion
+{
+	uint32_t	node_id;
+	uint8_t		frame_version;
+} PeerVersion;
 
 typedef enum CandidatePhase
 {
@@ -171,6 +178,8 @@ struct PaxosCore
 	PaxosConfig config;
 	Peer		peers[PAXOS_MAX_MEMBERS];
 	int			self_index;		/* -1: not a member */
+	Vector		peer_versions;	/* PeerVersion */
+	Peer		stranger;		/* the one that is being taught, of those that are no members; only `teaching` of it is used */
 
 	SlotWindow	window;
 
@@ -188,7 +197,10 @@ struct PaxosCore
 	PaxosSlot	delivered_slot;
 	PaxosSlot	hinted_slot;	/* of the last CHOSEN record */
 	PaxosSlot	leader_chosen_slot; /* as told in leader_ballot */
-	Vector		origins;		/* Origin */
+	PaxosOrigins origins;		/* which proposals took effect; a function of the delivered prefix alone */
+	PaxosSlot	snapshot_needed;	/* the first slot that a peer still holds, of those behind delivered_slot + 1; 0: none lacks */
+	uint32_t	snapshot_from;
+	bool		snapshot_is_news;	/* told in this step */
 	uint32_t	teacher_id;		/* who sent the last LEARN and waits for progress; 0: nobody */
 	PaxosSlot	taught_slot;	/* its last slot */
 
@@ -226,8 +238,13 @@ struct PaxosCore
 	PaxosValue *waiting_config; /* to be proposed alone: waits until every slot before it is delivered; NULL: none */
 	uint64_t	heartbeat_round;
 	uint64_t	heartbeat_deadline_ms;
+	uint32_t	transfer_to;	/* hands over to that voter, and places nothing new meanwhile; 0: no */
+	uint64_t	transfer_deadline_ms;
+	uint64_t	hand_over_ms;	/* when HAND_OVER may be sent (again) */
+	bool		transfer_refused;
+	uint64_t	retire_deadline_ms; /* of a leader that is no voter any more */
 
-	/* own proposals that are not yet learned, by sequence & (DEDUP_WINDOW - 1) */
+	/* own proposals that are not yet learned, by sequence & (PAXOS_DEDUP_WINDOW - 1) */
 	PaxosValue **outstanding;
 	uint32_t	outstanding_count;
 	uint64_t	outstanding_bytes;
@@ -237,6 +254,7 @@ struct PaxosCore
 	uint64_t	forwarded_bytes;
 	uint64_t	forward_deadline_ms;
 	bool		proposal_refused;
+	Vector		open_slots;		/* OpenSlots */
 
 	/* reads */
 	Vector		reads;			/* PendingRead, in the order in which they were asked */
@@ -270,7 +288,8 @@ extern uint64_t core_random_below(PaxosCore *core, uint64_t bound);
 extern void core_drop_value(PaxosCore *core, PaxosValue *value);	/* released by the next step; NULL is allowed */
 extern uint64_t core_emit_record(PaxosCore *core, PaxosRecordType type, PaxosSlot slot, PaxosBallot ballot, PaxosValue *value);
 extern PaxosMessage *core_new_message(PaxosCore *core, PaxosMessageType type);
-extern void core_send(PaxosCore *core, uint32_t to, const PaxosMessage *message);
+extern void core_send(PaxosCore *core, uint32_t to, PaxosMessage *message);	/* of a type that the receiver understands */
+extern uint8_t core_peer_version(const PaxosCore *core, uint32_t node_id);
 extern PaxosValue *core_value_from_entry(PaxosCore *core, const PaxosMessageEntry *entry);
 extern void core_fill_entry(PaxosMessageEntry *entry, PaxosSlot slot, PaxosBallot ballot, const PaxosValue *value);
 extern bool value_equals_entry(const PaxosValue *value, const PaxosMessageEntry *entry);
@@ -279,6 +298,7 @@ extern bool proposal_id_equal(PaxosProposalId a, PaxosProposalId b);
 /* ---- slot_window.c ---- */
 extern void window_create(PaxosCore *core);
 extern void window_free(PaxosCore *core);
+extern void window_set_base(PaxosCore *core, PaxosSlot delivered_slot);	/* recovery only, before anything is opened */
 extern Slot *window_get(const PaxosCore *core, PaxosSlot slot); /* NULL: not held */
 extern PaxosSlot window_last_slot(const PaxosCore *core);	/* the highest that may be opened now */
 extern Slot *window_open(PaxosCore *core, PaxosSlot slot);	/* delivered_slot < slot <= window_last_slot */
@@ -298,6 +318,7 @@ extern uint32_t config_quorum_size(const PaxosCore *core);
 extern bool config_is_quorum(const PaxosCore *core, uint32_t member_bits);
 extern bool config_change_is_allowed(const PaxosConfig *from, const PaxosConfig *to);
 extern void config_install(PaxosCore *core, PaxosSlot slot, const PaxosValue *value);
+extern void config_install_members(PaxosCore *core, const PaxosConfig *config);
 
 /* ---- acceptor.c ---- */
 extern void acceptor_on_prepare(PaxosCore *core, uint32_t from, const PaxosMessage *message);
@@ -314,14 +335,14 @@ extern void acceptor_refuse(PaxosCore *core, uint32_t to, PaxosBallot ballot, bo
 /* ---- learner.c ---- */
 extern void learner_advance(PaxosCore *core);	/* chosen_slot and delivered_slot, as far as known */
 extern void learner_on_learn(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void learner_on_trimmed(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void learner_restore_chosen(PaxosCore *core, PaxosSlot slot);
 extern void learner_hint(PaxosCore *core);	/* CHOSEN record, if there is news */
 extern void learner_report_to_teacher(PaxosCore *core);
 extern void learner_teach(PaxosCore *core, Peer *peer, PaxosSlot first_slot, PaxosSlot last_slot);
+extern void learner_teach_stranger(PaxosCore *core, uint32_t node_id, PaxosSlot first_slot);
 extern void learner_teach_if_wanted(PaxosCore *core, Peer *peer);
 extern PaxosBallot learner_tag_ballot(const PaxosCore *core);
-extern Origin *learner_origin(PaxosCore *core, uint32_t node_id);
-extern bool learner_is_duplicate(const Origin *origin, PaxosProposalId id);
 
 /* ---- election.c ---- */
 extern void election_reset_timer(PaxosCore *core);
@@ -335,6 +356,7 @@ extern void election_on_pre_vote(PaxosCore *core, uint32_t from, const PaxosMess
 extern void election_on_pre_vote_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void election_on_promise(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void election_on_refusal(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void election_on_hand_over(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void election_own_promise_durable(PaxosCore *core);
 extern bool election_has_promises(const PaxosCore *core);	/* complete, of a majority of the configuration in force */
 extern void election_config_changed(PaxosCore *core);
@@ -353,11 +375,19 @@ extern void proposer_tell_chosen(PaxosCore *core, Peer *peer);	/* now, if it was
 extern void proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void proposer_flush(PaxosCore *core);
 extern void proposer_add_peer(PaxosCore *core, Peer *peer);
+extern void proposer_drop_peer(PaxosCore *core, Peer *peer);	/* it is no member any more */
 extern void proposer_link_up(PaxosCore *core, Peer *peer);
 extern uint64_t proposer_quorum_contact_ms(const PaxosCore *core);
 extern uint32_t proposer_count_answering(const PaxosCore *core, uint64_t now_ms, uint64_t within_ms, bool link_up);
 extern bool proposer_quorum_is_fresh(const PaxosCore *core, uint64_t now_ms);
 extern uint64_t proposer_deadline(const PaxosCore *core);
+
+/* ---- transfer.c ---- */
+extern void transfer_on_event(PaxosCore *core, uint32_t target_id);
+extern void transfer_flush(PaxosCore *core);
+extern uint64_t transfer_deadline(const PaxosCore *core);
+extern bool transfer_is_retiring(const PaxosCore *core);	/* leads, but is no voter any more: proposes nothing */
+extern void transfer_begin_retirement(PaxosCore *core);
 
 /* ---- proposals.c ---- */
 extern void proposals_create(PaxosCore *core);

@@ -9,7 +9,7 @@
  * promise.
  *
  * Invariants
- *	 1. The sequences outstanding at one time span less than DEDUP_WINDOW, so none is ever taken for too old.
+ *	 1. The sequences outstanding at one time span less than PAXOS_DEDUP_WINDOW, so none is ever taken for too old.
  *	 2. outstanding_next is the first that was not yet placed or forwarded since the leader changed or the last repetition.
  *	 3. forward_deadline_ms is that of the oldest one under way: what is proposed later does not put it off, its delivery does.
  *	 4. A configuration is taken by a ready leader alone, and not sent again: if its leader is deposed before it is chosen it
@@ -22,7 +22,7 @@
 static PaxosValue **
 outstanding_place(PaxosCore *core, uint64_t sequence)
 {
-	return &core->outstanding[sequence & (DEDUP_WINDOW - 1)];
+	return &core->outstanding[sequence & (PAXOS_DEDUP_WINDOW - 1)];
 }
 
 static PaxosProposalId
@@ -36,31 +36,47 @@ own_id(const PaxosCore *core, uint64_t sequence)
 void
 proposals_create(PaxosCore *core)
 {
-	core->outstanding = core_allocate(core, DEDUP_WINDOW * sizeof(PaxosValue *));
+	core->outstanding = core_allocate(core, PAXOS_DEDUP_WINDOW * sizeof(PaxosValue *));
 }
 
 void
 proposals_free(PaxosCore *core)
 {
-	for (int i = 0; core->outstanding != NULL && i < DEDUP_WINDOW; i++)
+	OpenSlots  *open_slots = core->open_slots.items;
+
+	for (int i = 0; core->outstanding != NULL && i < PAXOS_DEDUP_WINDOW; i++)
 		core_drop_value(core, core->outstanding[i]);
 	core_release(core, core->outstanding);
 	core->outstanding = NULL;
+	for (size_t i = 0; i < core->open_slots.count; i++)
+		core_release(core, open_slots[i].slots);
+	vector_free(core, &core->open_slots);
 }
 
 /* ---- what a leader knows of an id ---- */
 
-static bool
-is_open_or_delivered(PaxosCore *core, PaxosProposalId id)
+static PaxosSlot *
+open_slots_of(const PaxosCore *core, uint32_t node_id)
 {
-	const Origin *origin = learner_origin(core, id.origin);
+	const OpenSlots *items = core->open_slots.items;
+
+	for (size_t i = 0; i < core->open_slots.count; i++)
+		if (items[i].node_id == node_id)
+			return items[i].slots;
+	return NULL;
+}
+
+static bool
+is_open_or_delivered(const PaxosCore *core, PaxosProposalId id)
+{
+	const PaxosSlot *open_slots = open_slots_of(core, id.origin);
 	const Slot *entry;
 
-	if (learner_is_duplicate(origin, id))
+	if (paxos_origins_is_duplicate(&core->origins, id))
 		return true;
-	if (origin->open_slots == NULL)
+	if (open_slots == NULL)
 		return false;
-	entry = window_get(core, origin->open_slots[id.sequence & (DEDUP_WINDOW - 1)]);
+	entry = window_get(core, open_slots[id.sequence & (PAXOS_DEDUP_WINDOW - 1)]);
 	return entry != NULL && entry->value != NULL && ballot_equal(entry->proposed_ballot, core->ballot) &&
 		proposal_id_equal(entry->value->id, id);
 }
@@ -68,11 +84,16 @@ is_open_or_delivered(PaxosCore *core, PaxosProposalId id)
 void
 proposals_placed(PaxosCore *core, PaxosSlot slot, PaxosProposalId id)
 {
-	Origin	   *origin = learner_origin(core, id.origin);
+	PaxosSlot  *open_slots = open_slots_of(core, id.origin);
 
-	if (origin->open_slots == NULL)
-		origin->open_slots = core_allocate(core, DEDUP_WINDOW * sizeof(PaxosSlot));
-	origin->open_slots[id.sequence & (DEDUP_WINDOW - 1)] = slot;
+	if (open_slots == NULL)
+	{
+		OpenSlots  *added = vector_add(core, &core->open_slots, sizeof(OpenSlots));
+
+		added->node_id = id.origin;
+		added->slots = open_slots = core_allocate(core, PAXOS_DEDUP_WINDOW * sizeof(PaxosSlot));
+	}
+	open_slots[id.sequence & (PAXOS_DEDUP_WINDOW - 1)] = slot;
 }
 
 /* ---- new ones of this node ---- */
@@ -84,7 +105,7 @@ propose_config(PaxosCore *core, const PaxosEvent *event)
 	PaxosConfig config;
 	PaxosProposalId id = own_id(core, event->sequence);
 
-	if (!core->is_ready || core->barrier_slot != 0 || core->waiting_config != NULL || is_open_or_delivered(core, id) ||
+	if (!core->is_ready || core->transfer_to != 0 || core->barrier_slot != 0 || core->waiting_config != NULL || is_open_or_delivered(core, id) ||
 		paxos_config_decode(&config, event->bytes, event->length) == 0 ||
 		!config_change_is_allowed(&core->config, &config))
 		return false;
@@ -100,7 +121,7 @@ may_keep(PaxosCore *core, const PaxosEvent *event)
 	uint64_t	low = event->sequence;
 	uint64_t	high = event->sequence;
 
-	if (learner_is_duplicate(learner_origin(core, core->settings.node_id), own_id(core, event->sequence)))
+	if (paxos_origins_is_duplicate(&core->origins, own_id(core, event->sequence)))
 		return false;
 	if (core->outstanding_count == 0)
 		return true;
@@ -109,7 +130,7 @@ may_keep(PaxosCore *core, const PaxosEvent *event)
 		return false;
 	low = min_u64(low, core->outstanding_low);
 	high = max_u64(high, core->outstanding_high);
-	return high - low < DEDUP_WINDOW && *outstanding_place(core, event->sequence) == NULL;
+	return high - low < PAXOS_DEDUP_WINDOW && *outstanding_place(core, event->sequence) == NULL;
 }
 
 static void

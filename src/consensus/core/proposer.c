@@ -142,15 +142,16 @@ proposer_quorum_is_fresh(const PaxosCore *core, uint64_t now_ms)
 static bool
 may_fill_next_slot(const PaxosCore *core)
 {
-	return is_leader(core) && core->barrier_slot == 0 && core->next_slot <= window_last_slot(core) &&
+	return is_leader(core) && !transfer_is_retiring(core) && core->barrier_slot == 0 && core->next_slot <= window_last_slot(core) &&
 		election_has_promises(core);
 }
 
-/* A new value; behind a configuration that waits for the open slots, everything else waits too. */
+/* A new value; behind a configuration that waits for the open slots, or a transfer, everything else waits too. */
 bool
 proposer_may_propose(const PaxosCore *core)
 {
-	return may_fill_next_slot(core) && core->next_slot > core->adopted_slot && core->waiting_config == NULL;
+	return may_fill_next_slot(core) && core->next_slot > core->adopted_slot &&
+		core->waiting_config == NULL && core->transfer_to == 0;
 }
 
 /*
@@ -219,7 +220,7 @@ value_to_adopt(PaxosCore *core, const Slot *entry)
 static void
 check_ready(PaxosCore *core)
 {
-	if (core->is_ready || core->delivered_slot < core->adopted_slot || !election_has_promises(core))
+	if (core->is_ready || transfer_is_retiring(core) || core->delivered_slot < core->adopted_slot || !election_has_promises(core))
 		return;
 	core->is_ready = true;
 	core->ready_slot = core->adopted_slot;
@@ -384,7 +385,7 @@ proposer_on_report(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 /* The ACCEPT that was built last in this flush: peers that are equally far get the same one. */
 typedef struct BuiltAccept
 {
-	const PaxosMessage *message;
+	PaxosMessage *message;
 	PaxosSlot	first_slot;
 	PaxosSlot	last_slot;
 	uint64_t	bytes;
@@ -414,7 +415,7 @@ measure_accept(PaxosCore *core, uint32_t index, PaxosSlot first, PaxosSlot limit
 	run->bytes = bytes;
 }
 
-static const PaxosMessage *
+static PaxosMessage *
 build_accept(PaxosCore *core, const BuiltAccept *run)
 {
 	PaxosMessage *accept = core_new_message(core, PAXOS_MESSAGE_ACCEPT);
@@ -499,6 +500,17 @@ send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 	heartbeat->serves = core->is_ready && proposer_quorum_is_fresh(core, core->now_ms);
 	core_send(core, peer->node_id, heartbeat);
 	note_announced(core, peer);
+}
+
+/*
+ * It is told at once that the configuration without it is chosen, as others are with the next heartbeat; if that is lost, its pre-vote is
+ * answered by teaching (election_on_pre_vote).
+ */
+void
+proposer_drop_peer(PaxosCore *core, Peer *peer)
+{
+	if (is_leader(core))
+		send_heartbeat(core, peer, false);
 }
 
 void
@@ -617,7 +629,7 @@ proposer_deadline(const PaxosCore *core)
 {
 	uint64_t	deadline_ms = core->heartbeat_deadline_ms;
 
-	if (config_quorum_size(core) == 1 && core->config.member_count == 1)
+	if (core->config.member_count == 1 && core->self_index == 0)
 		return UINT64_MAX;
 	for (uint32_t i = 0; i < core->config.member_count; i++)
 	{

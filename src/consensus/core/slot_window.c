@@ -33,6 +33,13 @@ window_create(PaxosCore *core)
 	window->base_slot = 1;
 }
 
+void
+window_set_base(PaxosCore *core, PaxosSlot delivered_slot)
+{
+	core->window.base_slot = delivered_slot + 1;
+	core->window.max_accepted_slot = delivered_slot;
+}
+
 static void
 clear_slot(PaxosCore *core, Slot *entry)
 {

@@ -34,6 +34,9 @@
 /* The same failure over and over is logged once per this time. */
 #define FAILURE_LOG_INTERVAL_US (60 * INT64CONST(1000000))
 
+/* A member that says this node was removed will say so for ever; asked again now and then, in case its disk was replaced. */
+#define REMOVED_RETRY_US (600 * INT64CONST(1000000))
+
 #define HANDOVER_BYTES (256 * 1024)
 #define QUEUE_FIRST_CAPACITY (64 * 1024)
 
@@ -196,6 +199,9 @@ peer_lose(Peer *peer, const char *why, int64 now_us)
 	if (peer->state == PEER_STREAMING && now_us - peer->streaming_since_us >= STABLE_AFTER_US)
 		peer->failures = 0;
 	close_connection(peer);
+	/* Whoever comes back may be another build. */
+	if (peer->state == PEER_STREAMING)
+		peer->version = TRANSPORT_NEWEST_VERSION;
 	peer->state = PEER_BACKOFF;
 	peer->timer_us = now_us + backoff_us(peer->failures);
 	peer->failures++;
@@ -288,7 +294,7 @@ send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
 	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation};
 	int			flushed;
 
-	snprintf(version, sizeof(version), "%d", TRANSPORT_PROTOCOL_VERSION);
+	snprintf(version, sizeof(version), "%d", peer->version);
 	snprintf(cluster_id, sizeof(cluster_id), "%016llx", (unsigned long long) self->cluster_id);
 	snprintf(from_node_id, sizeof(from_node_id), "%u", self->node_id);
 	snprintf(to_node_id, sizeof(to_node_id), "%u", peer->member.node_id);
@@ -360,6 +366,39 @@ read_streaming(Peer *peer, int64 now_us)
 		lose_to_result(peer, now_us);
 }
 
+static bool
+has_sqlstate(const PGresult *result, int sqlstate)
+{
+	const char *field = result != NULL ? PQresultErrorField(result, PG_DIAG_SQLSTATE) : NULL;
+
+	return field != NULL && strcmp(field, unpack_sql_state(sqlstate)) == 0;
+}
+
+/*
+ * What other builds refuse for its version is offered again in an older one, at once.  (A few other refusals have that SQLSTATE too; they come again
+ * for the older version, and the round begins anew with the newest.)
+ */
+static void
+refused_handshake(Peer *peer, const PGresult *result, int64 now_us)
+{
+	const char *message = result != NULL ? PQresultErrorMessage(result) : "";
+
+	if (has_sqlstate(result, ERRCODE_PROTOCOL_VIOLATION) && peer->version > TRANSPORT_OLDEST_VERSION)
+	{
+		ereport(DEBUG1, (errmsg_internal("node \"%s\" refuses version %d: %s", peer->member.node_name, peer->version, message)));
+		peer->version--;
+		peer_lose(peer, NULL, now_us);
+		peer->failures--;
+		peer->timer_us = now_us;
+		return;
+	}
+	peer->version = TRANSPORT_NEWEST_VERSION;
+	peer->says_removed = has_sqlstate(result, TRANSPORT_SQLSTATE_REMOVED);
+	peer_lose(peer, message[0] != '\0' ? message : "the other node did not open the stream", now_us);
+	if (peer->says_removed)
+		peer->timer_us = now_us + REMOVED_RETRY_US;
+}
+
 static void
 read_handshake(Peer *peer, int64 now_us)
 {
@@ -370,19 +409,22 @@ read_handshake(Peer *peer, int64 now_us)
 	result = PQgetResult(peer->connection);
 	if (result == NULL || PQresultStatus(result) != PGRES_COPY_BOTH)
 	{
-		const char *message = result != NULL ? PQresultErrorMessage(result) : "";
-
-		peer_lose(peer, message[0] != '\0' ? message : "the other node did not open the stream", now_us);
+		refused_handshake(peer, result, now_us);
 		PQclear(result);
 		return;
 	}
 	PQclear(result);
 
 	peer->state = PEER_STREAMING;
+	peer->last_version = peer->version;
+	peer->says_removed = peer->reported_removed = false;
 	peer->streaming_since_us = now_us;
 	peer->logged_failure[0] = '\0';
 	peer->counters.links_established++;
-	ereport(LOG, (errmsg("link to node \"%s\" is up", peer->member.node_name)));
+	ereport(LOG,
+			(errmsg("link to node \"%s\" is up", peer->member.node_name),
+			 peer->version < TRANSPORT_NEWEST_VERSION ?
+			 errdetail("It speaks the older version %d of the peer protocol.", peer->version) : 0));
 	read_streaming(peer, now_us);
 }
 
@@ -492,6 +534,7 @@ peer_create(const TransportPeer *member)
 	peer->state = PEER_BACKOFF;
 	peer->timer_us = 0;			/* at once */
 	peer->event_position = -1;
+	peer->version = peer->last_version = TRANSPORT_NEWEST_VERSION;
 	peer->queue.capacity = QUEUE_FIRST_CAPACITY;
 	peer->queue.bytes = palloc(peer->queue.capacity);
 	return peer;

@@ -62,7 +62,12 @@ typedef struct Peer
 	int			event_position; /* in the wait set; -1: not in it */
 	bool		flush_pending;	/* libpq holds bytes that the socket did not take */
 
+	int			version;		/* of the handshake: what is offered, and once STREAMING what is spoken */
+	int			last_version;	/* of the last stream; the newest if there was none */
+	bool		says_removed;	/* it refused the last handshake because this node was removed */
+
 	bool		reported_up;	/* what the worker was last told by the link callback */
+	bool		reported_removed;	/* and by the removed callback */
 	FrameQueue	queue;
 	TransportCounters counters;
 

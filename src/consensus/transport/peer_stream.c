@@ -12,6 +12,8 @@
  *	 STREAMING		client: EOF or Terminate -> exit; CopyDone -> the CALL ends normally; anything else -> FATAL.
  *					this side: worker gone, stream replaced or rejected, server stopping, terminated -> FATAL
  *
+ * In a shutdown the stream stays until the consensus worker has handed over, if it leads (handover.c), but not for longer than LINGER_MS.
+ *
  * The client learns that its link is up from the CopyBothResponse, which is sent at the entry to STREAMING: from then on a frame that it
  * sends reaches a worker, or the connection breaks.
  *
@@ -69,6 +71,8 @@
 /* How often a stream looks whether the server is in a smart shutdown, which sends no signal. */
 #define SHUTDOWN_CHECK_INTERVAL_MS 1000
 
+#define LINGER_MS 4000
+
 #define WORKER_LET_GO "the consensus worker of this node let go of the peer stream"
 
 typedef struct PeerStream
@@ -90,6 +94,8 @@ typedef struct PeerStream
 	StringInfoData frame;
 	bool		is_encrypted;
 	TimestampTz next_shutdown_check;
+	bool		lingers;		/* it was told to end, and stays for a while */
+	TimestampTz hand_over_until;	/* smart shutdown: the leader was asked to hand over; 0: not */
 } PeerStream;
 
 PG_FUNCTION_INFO_V1(quorum_peer_stream);
@@ -146,21 +152,18 @@ check_role(void)
 /*
  * May a node with that id be the sender?  A member, surely.  A node that is not known here may have joined in a configuration
  * which has not reached this node yet (it is joining, or was down), and may be the very leader that is to teach it: it must be
- * let in.  Node ids are given out in rising order and never again, so such a node has a higher id than every member known here; a lower id
- * that is no member's belongs to a node that was removed.  What a stranger may say is the protocol's business.
+ * let in.  Node ids are given out in rising order and never again, so such a node has an id that is not given out yet in the configuration
+ * here; a lower id that is no member's belongs to a node that was removed.  What a stranger may say is the protocol's business.
  */
 static bool
-may_be_member(const NodeStatus *status, uint32 node_id)
+was_removed(const NodeStatus *status, uint32 node_id)
 {
-	uint32		highest = 0;
-
 	for (int i = 0; i < status->member_count; i++)
 	{
 		if (status->members[i].node_id == node_id)
-			return true;
-		highest = Max(highest, status->members[i].node_id);
+			return false;
 	}
-	return node_id > highest;
+	return node_id < status->next_node_id;
 }
 
 static void
@@ -190,10 +193,14 @@ check_identities(const PeerStream *stream)
 				 errmsg("peer stream from node %u to node %u has reached node %u",
 						stream->from_node_id, stream->to_node_id, identity->node_id),
 				 errhint("Check the connection strings of the members.")));
-	if (stream->from_node_id == 0 || !may_be_member(status, stream->from_node_id))
+	if (stream->from_node_id == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("node \"%s\" with id %u is not a member of the cluster", stream->from_node_name, stream->from_node_id),
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("peer stream of a node without a number")));
+	if (was_removed(status, stream->from_node_id))
+		ereport(ERROR,
+				(errcode(TRANSPORT_SQLSTATE_REMOVED),
+				 errmsg("node \"%s\" with id %u was removed from the cluster", stream->from_node_name, stream->from_node_id),
 				 errhint("A node that was removed has to join again as a new one.")));
 	pfree(status);
 	pfree(identity);
@@ -208,12 +215,12 @@ check_handshake(const PeerStream *stream)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("pg_quorum is not loaded"),
 				 errhint("Add pg_quorum to shared_preload_libraries and restart the server.")));
-	if (stream->protocol_version != TRANSPORT_PROTOCOL_VERSION)
+	if (stream->protocol_version < TRANSPORT_OLDEST_VERSION || stream->protocol_version > TRANSPORT_NEWEST_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("node \"%s\" speaks version %d of the peer protocol, this node version %d",
-						stream->from_node_name, stream->protocol_version, TRANSPORT_PROTOCOL_VERSION),
-				 errhint("Install the same version of pg_quorum on all members.")));
+				 errmsg("node \"%s\" offers version %d of the peer protocol, this node speaks versions %d to %d",
+						stream->from_node_name, stream->protocol_version, TRANSPORT_OLDEST_VERSION, TRANSPORT_NEWEST_VERSION),
+				 errhint("A newer build offers an older version next. Otherwise upgrade this node.")));
 	check_identities(stream);
 }
 
@@ -424,12 +431,57 @@ leave_with(int sqlstate, const char *message)
 	ereport(FATAL, (errcode(sqlstate), errmsg_internal("%s", message)));
 }
 
+static void
+end_lingering(void)
+{
+	InterruptPending = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
+}
+
+/*
+ * A fast shutdown ends everybody at the same moment.  The consensus worker has still to hear the answers to what it hands over: it ends this stream
+ * by its own end.  The timeout ends it too when it waits in the middle of a frame.
+ */
+static void
+linger_in_shutdown(PeerStream *stream)
+{
+	static TimeoutId linger_timeout = MAX_TIMEOUTS;
+
+	if (!ProcDiePending || stream->lingers || !server_is_stopping())
+		return;
+	if (linger_timeout == MAX_TIMEOUTS)
+		linger_timeout = RegisterTimeout(USER_TIMEOUT, end_lingering);
+	stream->lingers = true;
+	ProcDiePending = false;
+	enable_timeout_after(linger_timeout, LINGER_MS);
+}
+
+/* A leader hands over before it loses its streams.  True: it has, or there was no time left. */
+static bool
+has_handed_over(PeerStream *stream, TimestampTz now)
+{
+	NodeStatus	status;
+
+	shmem_get_status(&status);
+	if (status.role != NODE_LEADER || status.voter_count < 2 || !status.has_quorum)
+		return true;
+	if (stream->hand_over_until == 0)
+		stream->hand_over_until = TimestampTzPlusMilliseconds(now, LINGER_MS);
+	if (now >= stream->hand_over_until)
+		return true;
+	pg_atomic_write_u64(&QuorumShmem->transfer_request, TRANSFER_TO_ANY);
+	shmem_wake_consensus();
+	return false;
+}
+
 /* Returns if the stream is to go on. */
 static void
 check_still_wanted(PeerStream *stream)
 {
 	TimestampTz now;
 
+	linger_in_shutdown(stream);
 	CHECK_FOR_INTERRUPTS();
 	/* This backend never gets idle, where others do this. */
 	if (catchupInterruptPending)
@@ -444,7 +496,7 @@ check_still_wanted(PeerStream *stream)
 	if (now < stream->next_shutdown_check)
 		return;
 	stream->next_shutdown_check = TimestampTzPlusMilliseconds(now, SHUTDOWN_CHECK_INTERVAL_MS);
-	if (server_is_stopping() && only_streams_remain())
+	if (server_is_stopping() && only_streams_remain() && has_handed_over(stream, now))
 		leave_with(ERRCODE_ADMIN_SHUTDOWN, "ending the peer stream because the server is shutting down");
 }
 

@@ -112,6 +112,7 @@ transport_set_peers(const TransportPeer *members, int count)
 			peers[kept++] = peers[i];
 		else
 		{
+			peer_flush(peers[i], transport_now_us());	/* its last words, as far as the socket takes them */
 			inbound_reject(peers[i]->member.node_id);
 			add_counters(&departed_counters, &peers[i]->counters);
 			peer_destroy(peers[i]);
@@ -167,6 +168,14 @@ transport_get_peer_counters(uint32 node_id, TransportCounters *counters)
 		return false;
 	*counters = peer->counters;
 	return true;
+}
+
+int
+transport_peer_version(uint32 node_id)
+{
+	Peer	   *peer = find_peer(node_id);
+
+	return peer != NULL ? peer->last_version : TRANSPORT_NEWEST_VERSION;
 }
 
 void
@@ -267,12 +276,17 @@ tell_links(void)
 		Peer	   *peer = peers[i];
 		bool		up = peer->state == PEER_STREAMING;
 
+		if (peer->says_removed && !peer->reported_removed)
+		{
+			peer->reported_removed = told = true;
+			callbacks.removed(callbacks.context, peer->member.node_id);
+		}
 		if (peer->reported_up != up)
 		{
 			peer->reported_up = up;
 			told = true;
 			/* Not to be touched afterwards: the callback may have removed it. */
-			callbacks.link(callbacks.context, peer->member.node_id, up);
+			callbacks.link(callbacks.context, peer->member.node_id, up, peer->version);
 		}
 	}
 	return told;

@@ -18,7 +18,22 @@
 #include "postgres.h"
 #include "storage/latch.h"
 
-#define TRANSPORT_PROTOCOL_VERSION 1
+/*
+ * Versions of the handshake, which say what the frames after it may be: 1 stands for frames of version 2, 2 for frames up to version 3
+ * (consensus_worker.c checks that).  Whoever connects offers the newest that it knows, and the next older one if that is refused with
+ * 08P01, as builds of version 1 do; whoever is connected to takes each version that it knows.  So members of neighbouring versions
+ * understand each other in both directions.  -D gives a build that knows less, for the test of upgrades.
+ */
+#define TRANSPORT_OLDEST_VERSION 1
+#ifndef TRANSPORT_NEWEST_VERSION
+#define TRANSPORT_NEWEST_VERSION 2
+#endif
+
+/*
+ * A member refuses the link of a node that was removed with this SQLSTATE, and nothing else has it.  The members are the log's and node ids are
+ * never given out again, so it is true for ever, whoever says it.
+ */
+#define TRANSPORT_SQLSTATE_REMOVED MAKE_SQLSTATE('Q', 'U', '0', '0', '1')
 
 /* A longer frame, or an empty one, is a protocol violation.  Not less than the PAXOS_MAX_FRAME_BYTES of the core. */
 #define TRANSPORT_MAX_FRAME_BYTES (80 * 1024 * 1024)
@@ -38,8 +53,13 @@ typedef struct TransportCallbacks
 {
 	/* A whole frame came from a member; `frame` is valid during the call. */
 	void		(*frame) (void *context, uint32 node_id, const uint8 *frame, size_t length);
-	/* The outgoing link to a member is now usable (the worker at its other end has taken it up), or no longer. */
-	void		(*link) (void *context, uint32 node_id, bool up);
+	/*
+	 * The outgoing link to a member is now usable (the worker at its other end has taken it up), or no longer.  version: of the handshake, if
+	 * it is up.
+	 */
+	void		(*link) (void *context, uint32 node_id, bool up, int version);
+	/* A member says that this node was removed from the cluster. */
+	void		(*removed) (void *context, uint32 node_id);
 	void	   *context;
 } TransportCallbacks;
 
@@ -85,6 +105,9 @@ extern void transport_get_counters(TransportCounters *counters);
 
 /* Of one link since the peer was added.  False: no such peer. */
 extern bool transport_get_peer_counters(uint32 node_id, TransportCounters *counters);
+
+/* What the link with that node speaks, or spoke when it was up last; the newest if it never was. */
+extern int	transport_peer_version(uint32 node_id);
 
 extern void transport_shutdown(void);
 
