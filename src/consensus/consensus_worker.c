@@ -210,6 +210,12 @@ on_removed(void *context, uint32 node_id)
 }
 
 static void
+on_left_behind(void *context, uint32 node_id, const char *generation)
+{
+	generation_hear_successor(generation);
+}
+
+static void
 on_link(void *context, uint32 node_id, bool up, int version)
 {
 	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
@@ -429,6 +435,7 @@ one_turn(void)
 
 	(void) transport_wait(time_to_deadline_ms());
 	CHECK_FOR_INTERRUPTS();
+	generation_restart_if_asked();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -490,6 +497,12 @@ on_restored_record(void *context, const PaxosRecord *record, JournalPlace place)
 		delivery_chosen(effects.chosen, effects.chosen_count);
 }
 
+void
+worker_restore_record(const PaxosRecord *record, JournalPlace place)
+{
+	on_restored_record(NULL, record, place);
+}
+
 /* The first start: what create_cluster or join_cluster said goes into the journal before anything else. */
 static void
 bootstrap(const IdentityFile *identity)
@@ -548,6 +561,7 @@ recover(const IdentityFile *identity)
 				 errhint("Restore neither of them from elsewhere; let the node join as a new one.")));
 	if (worker.config.member_count == 0)
 		bootstrap(identity);
+	generation_carry_out_request();
 	worker.restoring = false;
 }
 
@@ -560,6 +574,7 @@ publish_identity(const IdentityFile *identity)
 	QuorumShmem->identity.incarnation = worker.incarnation;
 	strlcpy(QuorumShmem->identity.node_name, identity->node_name, NAMEDATALEN);
 	strlcpy(QuorumShmem->identity.conninfo, identity->conninfo, QUORUM_MAX_CONNINFO);
+	QuorumShmem->identity.generation = worker.config.generation;
 	LWLockRelease(QuorumShmem->lock);
 }
 
@@ -602,9 +617,10 @@ check_nothing_forgotten(void)
 static void
 start(void)
 {
-	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link, .removed = on_removed};
+	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link, .removed = on_removed, .left_behind = on_left_behind};
 	IdentityFile identity;
 	PaxosEffects effects;
+	char		generation[GENERATION_TEXT_BYTES];
 
 	identity_read(&identity);
 	pg_atomic_write_u32(&QuorumShmem->removed, 0);	/* found out anew */
@@ -614,8 +630,11 @@ start(void)
 	read_round_reset();
 	publish_identity(&identity);
 	shmem_wake_apply();
+	generation_stand_aside();
 	check_nothing_forgotten();
 	transport_init(identity.cluster_id, identity.node_id, identity.node_name, worker.incarnation, &callbacks);
+	generation_to_text(&worker.config.generation, generation);
+	transport_set_generation(generation);
 
 	members_connect_peers();
 

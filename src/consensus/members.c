@@ -117,6 +117,8 @@ members_connect_peers(void)
 {
 	TransportPeer peers[QUORUM_MAX_MEMBERS];
 	int			peer_count = 0;
+	const MemberConfigItem *left_behind;
+	int			place = 0;
 
 	forget_departed();
 	if (!worker.peers_changed)
@@ -127,6 +129,8 @@ members_connect_peers(void)
 	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
 		if (worker.departing_until_ms[i] != 0)
 			add_peer(peers, &peer_count, &worker.departing[i]);
+	while ((left_behind = generation_next_to_tell(&place)) != NULL)
+		add_peer(peers, &peer_count, left_behind);
 	transport_set_peers(peers, peer_count);
 }
 

@@ -1,7 +1,7 @@
 /*
  * worker_internal.h
  *	  What the files of the consensus worker share: consensus_worker.c (life and loop), delivery.c (chosen entries and
- *	  verdicts), members.c (configuration, status).  Nobody else includes it.
+ *	  verdicts), members.c (configuration, status), generation.c (force_new_cluster).  Nobody else includes it.
  */
 #ifndef QUORUM_WORKER_INTERNAL_H
 #define QUORUM_WORKER_INTERNAL_H
@@ -77,6 +77,16 @@ extern void handover_before_exit(const PaxosStatus *status);
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);
 extern void delivery_serve_catch_up(const PaxosCatchUp *request);
+
+/* One more record, beyond those that recovery found; only while restoring. */
+extern void worker_restore_record(const PaxosRecord *record, JournalPlace place);
+
+/* ---- generation.c ---- */
+extern void generation_carry_out_request(void);	/* does not return if there was one */
+extern void generation_restart_if_asked(void);
+extern void generation_hear_successor(const char *text);
+extern void generation_stand_aside(void);
+extern const MemberConfigItem *generation_next_to_tell(int *place);
 
 /* ---- members.c ---- */
 extern void members_take_config(uint64 slot, const char *bytes, Size length);

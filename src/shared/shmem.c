@@ -53,6 +53,7 @@ shmem_startup(void)
 		pg_atomic_init_u32(&QuorumShmem->apply_failed, 0);
 		pg_atomic_init_u64(&QuorumShmem->identity_generation, 0);
 		pg_atomic_init_u32(&QuorumShmem->removed, 0);
+		pg_atomic_init_u32(&QuorumShmem->restart_asked, 0);
 		pg_atomic_init_u64(&QuorumShmem->transfer_request, 0);
 		initialise_counters(&QuorumShmem->counters);
 	}
@@ -95,6 +96,17 @@ shmem_set_last_error(const char *message)
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	strlcpy(QuorumShmem->last_error, message ? message : "", sizeof(QuorumShmem->last_error));
 	LWLockRelease(QuorumShmem->lock);
+}
+
+char *
+shmem_last_error(void)
+{
+	char	   *message = palloc(sizeof(QuorumShmem->last_error));
+
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	strlcpy(message, QuorumShmem->last_error, sizeof(QuorumShmem->last_error));
+	LWLockRelease(QuorumShmem->lock);
+	return message;
 }
 
 /* What is acknowledged is chosen; a leader knows that first, the others have accepted it, most of the time. */

@@ -291,7 +291,8 @@ send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
 	char		from_node_id[16];
 	char		to_node_id[16];
 	char		incarnation[24];
-	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation};
+	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation, self->generation};
+	bool		is_forced = self->generation[0] != '\0';	/* older builds have no such argument, and need none */
 	int			flushed;
 
 	snprintf(version, sizeof(version), "%d", peer->version);
@@ -301,8 +302,10 @@ send_handshake(Peer *peer, const LinkIdentity *self, int64 now_us)
 	snprintf(incarnation, sizeof(incarnation), "%llu", (unsigned long long) self->incarnation);
 
 	if (PQsetnonblocking(peer->connection, 1) != 0 ||
-		!PQsendQueryParams(peer->connection, "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6)",
-						   lengthof(values), NULL, values, NULL, NULL, 0) ||
+		!PQsendQueryParams(peer->connection,
+						   is_forced ? "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6, $7)" :
+						   "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6)",
+						   is_forced ? 7 : 6, NULL, values, NULL, NULL, 0) ||
 		(flushed = PQflush(peer->connection)) < 0)
 	{
 		peer_lose(peer, PQerrorMessage(peer->connection), now_us);
@@ -394,8 +397,10 @@ refused_handshake(Peer *peer, const PGresult *result, int64 now_us)
 	}
 	peer->version = TRANSPORT_NEWEST_VERSION;
 	peer->says_removed = has_sqlstate(result, TRANSPORT_SQLSTATE_REMOVED);
+	if (has_sqlstate(result, TRANSPORT_SQLSTATE_LEFT_BEHIND) && PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME) != NULL)
+		strlcpy(peer->successor, PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME), sizeof(peer->successor));
 	peer_lose(peer, message[0] != '\0' ? message : "the other node did not open the stream", now_us);
-	if (peer->says_removed)
+	if (peer->says_removed || has_sqlstate(result, TRANSPORT_SQLSTATE_OTHER_GENERATION))
 		peer->timer_us = now_us + REMOVED_RETRY_US;
 }
 

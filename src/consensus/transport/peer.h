@@ -35,6 +35,7 @@ typedef struct LinkIdentity
 	uint32		node_id;
 	char		node_name[NAMEDATALEN];
 	uint64		incarnation;
+	char		generation[GENERATION_TEXT_BYTES];	/* empty: of a cluster that was never forced */
 } LinkIdentity;
 
 /* Frames that wait for libpq: each a uint32 length in host order and its bytes, between head and tail. */
@@ -65,6 +66,8 @@ typedef struct Peer
 	int			version;		/* of the handshake: what is offered, and once STREAMING what is spoken */
 	int			last_version;	/* of the last stream; the newest if there was none */
 	bool		says_removed;	/* it refused the last handshake because this node was removed */
+
+	char		successor[GENERATION_TEXT_BYTES];	/* it refused because the cluster went on as that generation; empty, or told */
 
 	bool		reported_up;	/* what the worker was last told by the link callback */
 	bool		reported_removed;	/* and by the removed callback */

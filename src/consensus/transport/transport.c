@@ -65,6 +65,12 @@ transport_init(uint64 cluster_id, uint32 own_node_id, const char *own_node_name,
 	inbound_init();
 }
 
+void
+transport_set_generation(const char *text)
+{
+	strlcpy(self.generation, text, sizeof(self.generation));
+}
+
 /* ---- peers ---- */
 
 static bool
@@ -280,6 +286,15 @@ tell_links(void)
 		{
 			peer->reported_removed = told = true;
 			callbacks.removed(callbacks.context, peer->member.node_id);
+		}
+		if (peer->successor[0] != '\0')
+		{
+			char		generation[GENERATION_TEXT_BYTES];
+
+			strlcpy(generation, peer->successor, sizeof(generation));
+			peer->successor[0] = '\0';
+			told = true;
+			callbacks.left_behind(callbacks.context, peer->member.node_id, generation);
 		}
 		if (peer->reported_up != up)
 		{

@@ -16,6 +16,7 @@
 #define QUORUM_TRANSPORT_H
 
 #include "postgres.h"
+#include "shared/generation.h"
 #include "storage/latch.h"
 
 /*
@@ -34,6 +35,15 @@
  * never given out again, so it is true for ever, whoever says it.
  */
 #define TRANSPORT_SQLSTATE_REMOVED MAKE_SQLSTATE('Q', 'U', '0', '0', '1')
+
+/*
+ * A member refuses the link of a node that quorum.force_new_cluster() has left behind with this one; the field for a constraint's name, which
+ * nobody else uses here, holds the member's generation as text.  The other end believes it if that follows on its own.
+ */
+#define TRANSPORT_SQLSTATE_LEFT_BEHIND MAKE_SQLSTATE('Q', 'U', '0', '0', '2')
+
+/* This node was left behind itself, or both were continued apart: there is no use in asking again soon. */
+#define TRANSPORT_SQLSTATE_OTHER_GENERATION MAKE_SQLSTATE('Q', 'U', '0', '0', '3')
 
 /* A longer frame, or an empty one, is a protocol violation.  Not less than the PAXOS_MAX_FRAME_BYTES of the core. */
 #define TRANSPORT_MAX_FRAME_BYTES (80 * 1024 * 1024)
@@ -60,6 +70,8 @@ typedef struct TransportCallbacks
 	void		(*link) (void *context, uint32 node_id, bool up, int version);
 	/* A member says that this node was removed from the cluster. */
 	void		(*removed) (void *context, uint32 node_id);
+	/* A member says that the cluster went on without this node, as that generation (not checked: it is a peer's text). */
+	void		(*left_behind) (void *context, uint32 node_id, const char *generation);
 	void	   *context;
 } TransportCallbacks;
 
@@ -76,6 +88,9 @@ typedef struct TransportCounters
 /* After the worker knows who it is, in a process with access to shared memory.  Call once. */
 extern void transport_init(uint64 cluster_id, uint32 own_node_id, const char *own_node_name, uint64 incarnation,
 						   const TransportCallbacks *callbacks);
+
+/* What the handshake says of the cluster's generation; the empty text, which it is to begin with, is said to nobody. */
+extern void transport_set_generation(const char *text);
 
 /*
  * The members other than this node; links to nodes that left are closed (without a link callback), new ones opened, changed conninfo
