@@ -59,6 +59,12 @@ check_role(void)
 static void
 refuse_unfit(const NodeStatus *status)
 {
+	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node is no member of the cluster any more"),
+				 errdetail_internal("%s", shmem_last_error()),
+				 errhint("Only a member can be continued from.")));
 	if (status->role == NODE_STOPPED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

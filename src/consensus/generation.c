@@ -130,6 +130,10 @@ write_new_generation(const PaxosStatus *status, const ClusterGeneration *generat
 static const char *
 why_not_forced(const PaxosStatus *status, const ClusterGeneration *generation)
 {
+	ClusterGeneration successor;
+
+	if (generation_file_read(GENERATION_SUCCESSOR_FILE, &successor) != GENERATION_FILE_ABSENT)
+		return "this node was left behind by the cluster meanwhile";
 	if (generation_compare(&worker.config.generation, generation) != GENERATION_OLDER ||
 		generation->number != worker.config.generation.number + 1)
 		return "the request does not follow on the generation of this node";

@@ -27,11 +27,13 @@ like($refusal->{stderr}, qr/DETAIL:\s+[23] of 3 voters can be reached/, 'and the
 $refusal = $leader->query("SET ROLE nobody; $force");
 is($refusal->{sqlstate}, '42501', 'an ordinary role may not');
 
-# What the survivor never hears of: acknowledged by the two others while it stands still.
-$survivor->sigstop;
+# What the survivor never hears of: acknowledged by the two others while it is down, and in their tables for good.
+$survivor->stop('immediate');
 $cluster->write_until_ok(q{INSERT INTO t VALUES (1000, 'lost') ON CONFLICT (id) DO NOTHING});
+$cluster->wait_applied(@lost);
+$_->sql('CHECKPOINT') foreach @lost;
 QuorumNode::kill_at_once(@lost);
-$survivor->sigcont;
+$survivor->start;
 
 QuorumCluster::wait_until('the survivor to notice', sub { my ($quorum, $reachable) = $survivor->status('has_quorum', 'voters_reachable');
 		return defined $quorum && $quorum eq 'f' && $reachable == 1; });

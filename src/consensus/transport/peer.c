@@ -539,6 +539,7 @@ peer_create(const TransportPeer *member)
 	peer->state = PEER_BACKOFF;
 	peer->timer_us = 0;			/* at once */
 	peer->event_position = -1;
+	peer->reported_up = true;	/* what the core takes for granted of a new member: it is to be told that it is not so yet */
 	peer->version = peer->last_version = TRANSPORT_NEWEST_VERSION;
 	peer->queue.capacity = QUEUE_FIRST_CAPACITY;
 	peer->queue.bytes = palloc(peer->queue.capacity);
