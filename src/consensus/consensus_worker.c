@@ -565,19 +565,6 @@ recover(const IdentityFile *identity)
 	worker.restoring = false;
 }
 
-static void
-publish_identity(const IdentityFile *identity)
-{
-	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
-	QuorumShmem->identity.cluster_id = identity->cluster_id;
-	QuorumShmem->identity.node_id = identity->node_id;
-	QuorumShmem->identity.incarnation = worker.incarnation;
-	strlcpy(QuorumShmem->identity.node_name, identity->node_name, NAMEDATALEN);
-	strlcpy(QuorumShmem->identity.conninfo, identity->conninfo, QUORUM_MAX_CONNINFO);
-	QuorumShmem->identity.generation = worker.config.generation;
-	LWLockRelease(QuorumShmem->lock);
-}
-
 /* Wakes with the latch, or now and then, until there is something new to look at. */
 static void
 wait_a_moment(void)
@@ -628,7 +615,7 @@ start(void)
 	recover(&identity);
 	proposal_queue_reset_owner();
 	read_round_reset();
-	publish_identity(&identity);
+	members_publish_identity(&identity);
 	shmem_wake_apply();
 	generation_stand_aside();
 	check_nothing_forgotten();
@@ -681,22 +668,6 @@ run(void)
 	PG_END_TRY();
 }
 
-/* This instance belongs to no cluster, perhaps not any more: nothing of an earlier membership is to be seen. */
-static void
-forget_node(void)
-{
-	proposal_queue_reset_owner();
-	read_round_reset();
-	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
-	memset(&QuorumShmem->identity, 0, sizeof(QuorumShmem->identity));
-	memset(&QuorumShmem->status, 0, sizeof(QuorumShmem->status));
-	LWLockRelease(QuorumShmem->lock);
-	pg_atomic_write_u64(&QuorumShmem->chosen_index, 0);
-	pg_atomic_write_u64(&QuorumShmem->accepted_index, 0);
-	pg_atomic_write_u32(&QuorumShmem->removed, 0);
-	shmem_set_last_error(NULL);
-}
-
 void
 quorum_consensus_worker_main(Datum argument)
 {
@@ -710,7 +681,7 @@ quorum_consensus_worker_main(Datum argument)
 	LWLockRelease(QuorumShmem->lock);
 
 	if (!identity_exists())
-		forget_node();
+		members_forget_node();
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_pid = MyProcPid;
 	LWLockRelease(QuorumShmem->lock);

@@ -1,6 +1,7 @@
 /*
  * members.c
- *	  The configuration as the host sees it (names, conninfo), its changes, the promotion of learners, and the status that others read.
+ *	  The configuration as the host sees it (names, conninfo), its changes, the promotion of learners, and what others read of
+ *	  this node and its members.
  *	  Process: consensus worker.
  *
  * Must never decide about quorums: that is the core's.  Locks: QuorumShmem->lock, shortly.
@@ -23,6 +24,7 @@
 #include "consensus/worker_internal.h"
 #include "shared/member_change.h"
 #include "shared/proposal_queue.h"
+#include "shared/read_round.h"
 
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
 
@@ -354,4 +356,35 @@ members_publish_status(const PaxosStatus *status)
 	for (int i = 0; i < worker.config.member_count; i++)
 		publish_member(&shared->members[i], &worker.config.members[i], status, now_ms, now);
 	LWLockRelease(QuorumShmem->lock);
+}
+
+/* ---- who this node is ---- */
+
+void
+members_publish_identity(const IdentityFile *identity)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->identity.cluster_id = identity->cluster_id;
+	QuorumShmem->identity.node_id = identity->node_id;
+	QuorumShmem->identity.incarnation = worker.incarnation;
+	strlcpy(QuorumShmem->identity.node_name, identity->node_name, NAMEDATALEN);
+	strlcpy(QuorumShmem->identity.conninfo, identity->conninfo, QUORUM_MAX_CONNINFO);
+	QuorumShmem->identity.generation = worker.config.generation;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+/* This instance belongs to no cluster, perhaps not any more: nothing of an earlier membership is to be seen. */
+void
+members_forget_node(void)
+{
+	proposal_queue_reset_owner();
+	read_round_reset();
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	memset(&QuorumShmem->identity, 0, sizeof(QuorumShmem->identity));
+	memset(&QuorumShmem->status, 0, sizeof(QuorumShmem->status));
+	LWLockRelease(QuorumShmem->lock);
+	pg_atomic_write_u64(&QuorumShmem->chosen_index, 0);
+	pg_atomic_write_u64(&QuorumShmem->accepted_index, 0);
+	pg_atomic_write_u32(&QuorumShmem->removed, 0);
+	shmem_set_last_error(NULL);
 }

@@ -11,6 +11,7 @@
 #include "consensus/core/paxos.h"
 #include "consensus/journal/journal.h"
 #include "shared/certifier.h"
+#include "shared/identity.h"
 #include "shared/member_change.h"
 #include "shared/member_config.h"
 #include "shared/shmem.h"
@@ -92,6 +93,8 @@ extern const MemberConfigItem *generation_next_to_tell(int *place);
 extern void members_take_config(uint64 slot, const char *bytes, Size length);
 extern void members_connect_peers(void);
 extern void members_note_removed(void);
+extern void members_publish_identity(const IdentityFile *identity);
+extern void members_forget_node(void);
 extern bool members_propose_change(const MemberChange *change, uint64 sequence, bool *taken);
 extern void members_note_role(PaxosRole role);
 extern void members_promote_learners(const PaxosStatus *status);

@@ -11,7 +11,7 @@ SELECT is(pg_temp.shape_of('quorum.status'),
 	'node_name text, role text, leader_name text, ballot text, has_quorum boolean, voters integer, voters_reachable integer, '
 	'quorum_size integer, chosen_index bigint, applied_index bigint, last_error text', 'quorum.status');
 SELECT is(pg_temp.shape_of('quorum.nodes'),
-	'node_name text, conninfo text, is_voter boolean, is_leader boolean, reachable boolean, accepted_index bigint, '
+	'node_name text, conninfo text, is_voter boolean, as_voter boolean, is_leader boolean, reachable boolean, accepted_index bigint, '
 	'applied_index bigint, lag_entries bigint, last_contact timestamp with time zone, round_trip interval', 'quorum.nodes');
 SELECT is(pg_temp.shape_of('quorum.tables'),
 	'schema_name name, table_name name, state text, row_count bigint, estimated_rows bigint, origin_node text, '

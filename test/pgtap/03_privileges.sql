@@ -23,12 +23,14 @@ SELECT is_empty(
 	'nobody writes to the tables');
 SELECT schema_privs_are('quorum', 'tap_nobody', ARRAY['USAGE'], 'PUBLIC may not create anything in the schema');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_peer')$$,
-	ARRAY['node_status', 'node_members', 'node_counters', 'wait_for', 'last_commit_index', 'outcome', 'peer_stream', 'check_replicate', 'table_shape', 'instance_id'],
-	'quorum_peer streams and checks');
+	ARRAY['node_status', 'node_members', 'node_counters', 'wait_for', 'last_commit_index', 'outcome', 'peer_stream', 'check_replicate', 'table_shape', 'instance_id',
+		  'request_removal', 'request_transfer'],
+	'quorum_peer streams and checks, and passes on to the leader what an admin asked another node for');
 SELECT set_eq($$SELECT pg_temp.readable_by('quorum_peer')$$, ARRAY['status', 'nodes', 'tables', 'stats'],
 	'quorum_peer reads what PUBLIC reads');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_admin')$$,
 	ARRAY['node_status', 'node_members', 'node_counters', 'wait_for', 'last_commit_index', 'outcome', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
+		  'remove_node', 'leave_cluster', 'transfer_leadership', 'request_removal', 'request_transfer',
 		  'last_conflicts', 'log_entries', 'table_shape', 'table_definition', 'instance_id'], 'quorum_admin changes the cluster');
 SELECT set_eq($$SELECT pg_temp.readable_by('quorum_admin')$$,
 	ARRAY['status', 'nodes', 'tables', 'stats', 'log', 'conflicts', 'position', 'replicated_table'], 'quorum_admin reads the log');

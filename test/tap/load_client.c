@@ -320,7 +320,8 @@ attempt(Writer *writer, int64_t n)
 		try_next_node(writer);
 	else if (answer.kind == ANSWER_ERROR)
 	{
-		if (strcmp(answer.sqlstate, "25006") == 0)
+		/* The latter: an instance that is no member now, and has no such tables. */
+		if (strcmp(answer.sqlstate, "25006") == 0 || strcmp(answer.sqlstate, "42P01") == 0)
 			try_next_node(writer);
 		else if (ask(writer->connection, "ROLLBACK", writer->answer_timeout_ms).kind == ANSWER_LOST)
 			disconnect(writer);

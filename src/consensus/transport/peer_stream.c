@@ -12,7 +12,7 @@
  *	 STREAMING		client: EOF or Terminate -> exit; CopyDone -> the CALL ends normally; anything else -> FATAL.
  *					this side: worker gone, stream replaced or rejected, server stopping, terminated -> FATAL
  *
- * In a shutdown the stream stays until the consensus worker has handed over, if it leads (handover.c), but not for longer than LINGER_MS.
+ * In a shutdown the stream stays for as long as stream_farewell.c says.
  *
  * The client learns that its link is up from the CopyBothResponse, which is sent at the entry to STREAMING: from then on a frame that it
  * sends reaches a worker, or the connection breaks.
@@ -29,9 +29,6 @@
 /* libpq.h would ask for gssapi.h, which the server's headers do not bring along.  No field of Port is touched here. */
 #undef ENABLE_GSS
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "libpq/libpq.h"
@@ -39,7 +36,6 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/dsm.h"
-#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -50,28 +46,20 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/pidfile.h"
 #include "utils/ps_status.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "consensus/transport/stream_farewell.h"
 #include "consensus/transport/stream_segment.h"
 #include "consensus/transport/transport.h"
 #include "shared/shmem.h"
-
-/* The postmaster's lock file, as miscinit.c names it. */
-#define POSTMASTER_LOCK_FILE "postmaster.pid"
 
 /* A buffer that grew beyond this for one huge frame is given back. */
 #define BUFFER_KEPT_BYTES (1024 * 1024)
 
 #define ATTACH_TIMEOUT_MS 2000
-
-/* How often a stream looks whether the server is in a smart shutdown, which sends no signal. */
-#define SHUTDOWN_CHECK_INTERVAL_MS 1000
-
-#define LINGER_MS 4000
 
 #define WORKER_LET_GO "the consensus worker of this node let go of the peer stream"
 
@@ -94,9 +82,7 @@ typedef struct PeerStream
 	shm_mq_handle *queue;
 	StringInfoData frame;
 	bool		is_encrypted;
-	TimestampTz next_shutdown_check;
-	bool		lingers;		/* it was told to end, and stays for a while */
-	TimestampTz hand_over_until;	/* smart shutdown: the leader was asked to hand over; 0: not */
+	StreamFarewell farewell;
 } PeerStream;
 
 PG_FUNCTION_INFO_V1(quorum_peer_stream);
@@ -419,66 +405,6 @@ retract_stream(int code, Datum argument)
 
 /* ---- leaving ---- */
 
-/* The postmaster writes its state into its lock file, and tells it nowhere else. */
-static bool
-server_is_stopping(void)
-{
-	char		content[2048];
-	char	   *line = content;
-	ssize_t		length;
-	int			fd = OpenTransientFile(POSTMASTER_LOCK_FILE, O_RDONLY | PG_BINARY);
-
-	if (fd < 0)
-		return false;
-	length = read(fd, content, sizeof(content) - 1);
-	CloseTransientFile(fd);
-	content[Max(length, 0)] = '\0';
-	for (int i = 1; i < LOCK_FILE_LINE_PM_STATUS; i++)
-	{
-		line = strchr(line, '\n');
-		if (line == NULL)
-			return false;
-		line++;
-	}
-	return strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
-}
-
-static bool
-is_stream_backend(const StreamSlot *streams, int pid)
-{
-	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
-	{
-		if (streams[i].backend_pid == pid)
-			return true;
-	}
-	return pid == MyProcPid;
-}
-
-/* A smart shutdown lets sessions finish their work, and that work may need the quorum: the streams are the last to leave. */
-static bool
-only_streams_remain(void)
-{
-	StreamSlot	streams[QUORUM_MAX_MEMBERS];
-	bool		found_other = false;
-	int			count;
-
-	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
-	memcpy(streams, QuorumShmem->streams, sizeof(streams));
-	LWLockRelease(QuorumShmem->lock);
-
-	pgstat_clear_backend_activity_snapshot();
-	count = pgstat_fetch_stat_numbackends();
-	for (int i = 1; i <= count && !found_other; i++)
-	{
-		LocalPgBackendStatus *entry = pgstat_fetch_stat_local_beentry(i);
-
-		found_other = entry != NULL && entry->backendStatus.st_backendType == B_BACKEND &&
-			!is_stream_backend(streams, entry->backendStatus.st_procpid);
-	}
-	pgstat_clear_backend_activity_snapshot();
-	return !found_other;
-}
-
 static void
 leave_with(int sqlstate, const char *message)
 {
@@ -486,57 +412,11 @@ leave_with(int sqlstate, const char *message)
 	ereport(FATAL, (errcode(sqlstate), errmsg_internal("%s", message)));
 }
 
-static void
-end_lingering(void)
-{
-	InterruptPending = true;
-	ProcDiePending = true;
-	SetLatch(MyLatch);
-}
-
-/*
- * A fast shutdown ends everybody at the same moment.  The consensus worker has still to hear the answers to what it hands over: it ends this stream
- * by its own end.  The timeout ends it too when it waits in the middle of a frame.
- */
-static void
-linger_in_shutdown(PeerStream *stream)
-{
-	static TimeoutId linger_timeout = MAX_TIMEOUTS;
-
-	if (!ProcDiePending || stream->lingers || !server_is_stopping())
-		return;
-	if (linger_timeout == MAX_TIMEOUTS)
-		linger_timeout = RegisterTimeout(USER_TIMEOUT, end_lingering);
-	stream->lingers = true;
-	ProcDiePending = false;
-	enable_timeout_after(linger_timeout, LINGER_MS);
-}
-
-/* A leader hands over before it loses its streams.  True: it has, or there was no time left. */
-static bool
-has_handed_over(PeerStream *stream, TimestampTz now)
-{
-	NodeStatus	status;
-
-	shmem_get_status(&status);
-	if (status.role != NODE_LEADER || status.voter_count < 2 || !status.has_quorum)
-		return true;
-	if (stream->hand_over_until == 0)
-		stream->hand_over_until = TimestampTzPlusMilliseconds(now, LINGER_MS);
-	if (now >= stream->hand_over_until)
-		return true;
-	pg_atomic_write_u64(&QuorumShmem->transfer_request, TRANSFER_TO_ANY);
-	shmem_wake_consensus();
-	return false;
-}
-
 /* Returns if the stream is to go on. */
 static void
 check_still_wanted(PeerStream *stream)
 {
-	TimestampTz now;
-
-	linger_in_shutdown(stream);
+	farewell_linger(&stream->farewell);
 	CHECK_FOR_INTERRUPTS();
 	/* This backend never gets idle, where others do this. */
 	if (catchupInterruptPending)
@@ -547,11 +427,7 @@ check_still_wanted(PeerStream *stream)
 		leave_with(ERRCODE_ADMIN_SHUTDOWN,
 				   "this peer stream was replaced by a newer one, or ended by the consensus worker");
 
-	now = GetCurrentTimestamp();
-	if (now < stream->next_shutdown_check)
-		return;
-	stream->next_shutdown_check = TimestampTzPlusMilliseconds(now, SHUTDOWN_CHECK_INTERVAL_MS);
-	if (server_is_stopping() && only_streams_remain() && has_handed_over(stream, now))
+	if (farewell_is_due(&stream->farewell))
 		leave_with(ERRCODE_ADMIN_SHUTDOWN, "ending the peer stream because the server is shutting down");
 }
 
@@ -571,7 +447,7 @@ wait_for_work(PeerStream *stream)
 	bool		is_readable = false;
 
 	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_READABLE, NULL);
-	if (WaitEventSetWait(FeBeWaitSet, SHUTDOWN_CHECK_INTERVAL_MS, &event, 1, PG_WAIT_EXTENSION) == 1)
+	if (WaitEventSetWait(FeBeWaitSet, FAREWELL_CHECK_INTERVAL_MS, &event, 1, PG_WAIT_EXTENSION) == 1)
 	{
 		if (event.events & WL_POSTMASTER_DEATH)
 			proc_exit(1);
@@ -638,7 +514,7 @@ forward_frame(PeerStream *stream)
 		result = shm_mq_send(stream->queue, stream->frame.len, stream->frame.data, true, true);
 		if (result != SHM_MQ_WOULD_BLOCK)
 			break;
-		wait_for_latch(stream, SHUTDOWN_CHECK_INTERVAL_MS);
+		wait_for_latch(stream, FAREWELL_CHECK_INTERVAL_MS);
 	}
 	if (result == SHM_MQ_DETACHED)
 		leave_with(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, WORKER_LET_GO);
