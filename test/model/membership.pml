@@ -26,11 +26,10 @@
  *	 one_leader		a ballot is led once: never by two lives of a node, and never carries two values in one slot
  *	 neighbours		quorums of neighbouring configurations intersect
  *
- * Bounds come from the command line (spin -DNODES=…): NODES 3 or 4, BALLOTS 1 to 3, SLOTS 2 or 3, INITIAL (bits of the first voters),
- * TOGGLE (bits of the nodes that a configuration may add or remove), CONFIGS (how many are proposed; CONFIGS_FIRST: before
- * any plain value), CRASHES, FIRST_OWNER, SECOND_OWNER,
- * NO_LEARN (only leaders tell what is chosen).  Mutations are MUTATION_…, each a bug that
- * run_model.sh demands to be found.
+ * Bounds come from the command line (spin -DNODES=…, see bounds.txt): NODES 2 to 4, BALLOTS 1 to 4, SLOTS 1 to 3, INITIAL (bits of the first
+ * voters), TOGGLE (bits of the nodes that a configuration may add or remove), CONFIGS (how many are proposed; CONFIGS_FIRST: before any plain
+ * value), CRASHES, FIRST_OWNER and SECOND_OWNER (of ballots 1 and 2), NO_LEARN (only leaders tell what is chosen).  Mutations are MUTATION_…, each
+ * a bug that run_model.sh demands to be found.
  */
 
 #ifndef NODES

@@ -11,7 +11,7 @@ set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 build=${BUILD:-$here/../../build}/model
-memory_mb=${MODEL_MEMORY_MB:-1900}
+memory_mb=${MODEL_MEMORY_MB:-950}
 number=0
 failed=0
 
@@ -27,7 +27,7 @@ search()
 		cd "$build/$name" || exit 1
 		spin "$@" -a membership.pml &&
 			${CC:-cc} -O1 -w -DSAFETY -DNOREDUCE -DVECTORSZ=1024 -DMEMLIM="$memory_mb" -o pan pan.c &&
-			./pan -E -m1000000 -w23
+			./pan -E -m1000000 -w22
 	) >"$build/$name.log" 2>&1
 }
 
@@ -57,16 +57,28 @@ judge()
 	fi
 }
 
+# As many at a time as there are processors, but no more than two: each takes its memory.
+jobs=$(nproc 2>/dev/null || echo 1)
+[ "$jobs" -le 2 ] || jobs=2
+kinds=()
+names=()
 mkdir -p "$build"
 while read -r kind name bounds
 do
 	[[ " $* " == *" ${kind:-#} "* ]] || continue
+	kinds+=("$kind")
+	names+=("$name")
 	mutation=
 	[ "$kind" != caught ] || mutation=-D$name
+	[ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
 	# shellcheck disable=SC2086: the bounds are words
-	search "$name" $bounds $mutation
-	judge "$kind" "$name"
+	search "$name" $bounds $mutation &
 done <"$here/bounds.txt"
+wait
+for i in "${!names[@]}"
+do
+	judge "${kinds[i]}" "${names[i]}"
+done
 [ $number -gt 0 ] || failed=1
 echo "1..$number"
 exit $failed

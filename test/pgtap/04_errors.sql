@@ -1,6 +1,6 @@
 -- The SQLSTATE of each refusal: what programs rely on.
 BEGIN;
-SELECT plan(20);
+SELECT plan(21);
 
 CREATE FUNCTION pg_temp.own_conninfo() RETURNS text LANGUAGE sql AS 'SELECT conninfo FROM quorum.nodes';
 CREATE TABLE pg_temp.has_key (id int PRIMARY KEY);
@@ -16,6 +16,9 @@ SELECT throws_ok($$SELECT quorum.create_cluster('n9', pg_temp.own_conninfo())$$,
 	'this node is already a member of a cluster', 'create_cluster() twice');
 SELECT throws_ok($$SELECT quorum.join_cluster('n9', pg_temp.own_conninfo(), pg_temp.own_conninfo())$$, '55000',
 	'this node is already a member of a cluster', 'joining after that');
+
+-- ---- what no rollback undoes
+SELECT throws_ok('SELECT quorum.force_new_cluster(true)', '25001', NULL, 'forcing a new cluster within a transaction');
 
 -- ---- requests to the leader
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n1', 'host=127.0.0.1 port=1', 'x')$$, '42710',
