@@ -6,8 +6,8 @@
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
-DRIVER_GOALS = help check check-layers check-unit check-checkers check-sim check-mutations check-regress check-pgtap check-tap \
-	soak sim bench sanitize demo demo-stop dependencies installed
+DRIVER_GOALS = help check check-layers check-unit check-checkers check-sim check-model check-mutations check-regress check-pgtap check-tap \
+	soak sim model bench sanitize demo demo-stop dependencies installed
 
 ifneq ($(filter $(DRIVER_GOALS),$(MAKECMDGOALS)),)
 
@@ -28,11 +28,13 @@ help:
 	@echo '  make check-checkers    the checkers of histories: planted anomalies must be found'
 	@echo '  make check-layers      who may include and call whom; purity of the core'
 	@echo '  make check-sim         10,000 simulated schedules'
+	@echo '  make check-model       ballots and membership changes as a Promela model, searched by spin, and bugs planted in it'
 	@echo '  make check-mutations   bugs planted in the protocol and in certification, each of which a test must find'
 	@echo '  make check-regress     pg_regress'
 	@echo '  make check-pgtap       pgTAP, the SQL surface'
 	@echo '  make check-tap         three real instances with faults; PROVE_TESTS="test/tap/002_*.pl" for some'
 	@echo 'make sim RUNS=n SEED=n   more schedules; SEED=n alone replays one with its trace'
+	@echo 'make model               the model within larger bounds: minutes, and some GB of memory'
 	@echo 'make soak ROUNDS=200     kills, power cuts, cut links and standstills under load, then all rows compared; SEED=n for the same again'
 	@echo 'make sanitize            unit tests and simulator with address and undefined behaviour sanitizers'
 	@echo 'make bench               plain PostgreSQL, synchronous replication and pg_quorum side by side; then followers beside the leader'
@@ -61,6 +63,9 @@ check-layers: dependencies
 check-sim: dependencies
 	@$(MAKE) --no-print-directory -C test/sim check RUNS=$(or $(RUNS),10000)
 
+check-model: dependencies
+	@test/model/run_model.sh holds caught
+
 check-mutations: dependencies
 	@status=0; $(MAKE) --no-print-directory -C test/sim mutations || status=1; \
 	test/certification/run_mutations.sh || status=1; exit $$status
@@ -79,6 +84,9 @@ soak: installed
 
 sim: dependencies
 	@$(MAKE) --no-print-directory -C test/sim run $(if $(RUNS),RUNS=$(RUNS)) $(if $(SEED),SEED=$(SEED))
+
+model: dependencies
+	@MODEL_MEMORY_MB=$(or $(MODEL_MEMORY_MB),12000) test/model/run_model.sh large
 
 sanitize: dependencies
 	@tools/check-unit --sanitize

@@ -134,9 +134,9 @@ CREATE FUNCTION quorum.capture_truncate() RETURNS trigger
 COMMENT ON FUNCTION quorum.capture_truncate() IS 'internal: statement trigger of replicated tables, puts TRUNCATE into the transaction''s write set';
 
 CREATE PROCEDURE quorum.peer_stream(protocol_version int, cluster_id text, from_node_id int, from_node_name text,
-									to_node_id int, incarnation text, journal text DEFAULT NULL)
+									to_node_id int, incarnation text, journal text DEFAULT NULL, generation text DEFAULT '')
 	AS 'MODULE_PATHNAME', 'quorum_peer_stream' LANGUAGE C;
-COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text)
+COMMENT ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text)
 	IS 'internal: another node calls it and keeps the connection as a stream of consensus messages';
 
 CREATE FUNCTION quorum.log_state(at_index bigint) RETURNS bytea
@@ -366,6 +366,11 @@ CREATE FUNCTION quorum.leave_cluster(force bool DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_leave_cluster' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION quorum.leave_cluster(bool)
 	IS 'makes this node an ordinary instance: removed from the cluster, its tables with their rows ordinary ones; force asks no other node';
+
+CREATE FUNCTION quorum.force_new_cluster(accept_data_loss bool DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'quorum_force_new_cluster' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.force_new_cluster(bool)
+	IS 'after the loss of a majority, on a survivor: makes it the only voter of a new generation of the cluster; what it never received is lost';
 
 CREATE FUNCTION quorum.transfer_leadership(node_name text DEFAULT NULL) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_transfer_leadership' LANGUAGE C VOLATILE;
@@ -599,7 +604,7 @@ COMMENT ON COLUMN quorum.log.log_index IS 'place in the log, the same on all nod
 COMMENT ON COLUMN quorum.log.origin_node IS 'node that proposed it; NULL for a no-op';
 COMMENT ON COLUMN quorum.log.incarnation IS 'which start of that node''s consensus worker';
 COMMENT ON COLUMN quorum.log.sequence IS 'number of the proposal within it';
-COMMENT ON COLUMN quorum.log.kind IS 'transaction, configuration (a change of members) or no-op (left by a change of leader)';
+COMMENT ON COLUMN quorum.log.kind IS 'transaction, configuration (a change of members), new cluster (the one that quorum.force_new_cluster() wrote) or no-op (left by a change of leader)';
 COMMENT ON COLUMN quorum.log.verdict IS 'applied, rejected (another transaction came first), duplicate (it stands in the log twice, and counts once) or none';
 COMMENT ON COLUMN quorum.log.bytes IS 'size of its content';
 COMMENT ON COLUMN quorum.log.conflict_index IS 'rejected: index of the entry that came first';
@@ -621,12 +626,12 @@ GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, qu
 	quorum.table_health TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.verify(regclass, interval), quorum.diverging_keys(regclass), quorum.repair(regclass) TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool),
-	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.transfer_leadership(text),
+	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.force_new_cluster(bool), quorum.transfer_leadership(text),
 	quorum.request_membership(text, text, text, bool), quorum.request_removal(int), quorum.request_transfer(int), quorum.replicate(regclass), quorum.unreplicate(regclass),
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
-GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text) TO quorum_peer;
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
 	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),

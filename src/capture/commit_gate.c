@@ -80,6 +80,12 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node is not a running member of a cluster"),
 				 errhint("See quorum.status; call quorum.create_cluster or quorum.join_cluster first.")));
+	if (pg_atomic_read_u32(&QuorumShmem->removed) == REMOVED_LEFT_BEHIND)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node was left behind by the cluster: the transaction was not committed"),
+				 errdetail_internal("%s", shmem_last_error()),
+				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows and can join again.")));
 	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

@@ -112,6 +112,12 @@ report_no_linearizable_read(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node has stopped applying the log: it cannot serve a linearizable read"),
 				 errhint("See last_error in quorum.status, and connect to another node. " HINT_LOCAL)));
+	if (pg_atomic_read_u32(&QuorumShmem->removed) == REMOVED_LEFT_BEHIND)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("this node was left behind by the cluster: it cannot serve a linearizable read"),
+				 errdetail_internal("%s", shmem_last_error()),
+				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows. " HINT_LOCAL)));
 	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

@@ -20,6 +20,7 @@
 
 #include "cluster/node_check.h"
 #include "shared/chosen_log.h"
+#include "shared/member_config.h"
 #include "shared/conflicts.h"
 #include "shared/conninfo.h"
 #include "shared/proposal_queue.h"
@@ -331,12 +332,31 @@ verdict_name(LogVerdict verdict)
 	return "none";
 }
 
+/* Is it the configuration with which quorum.force_new_cluster() began a generation? */
+static bool
+begins_generation(uint64 index, const LogItem *item)
+{
+	char	   *bytes = chosen_log_read_payload(item);
+	MemberConfig *config = palloc(sizeof(MemberConfig));
+	const GenerationEntry *entry = NULL;
+	bool		begins;
+
+	if (member_config_decode(config, bytes, item->length))
+		entry = generation_entry(&config->generation, config->generation.number);
+	begins = entry != NULL && entry->slot == index;
+	pfree(config);
+	pfree(bytes);
+	return begins;
+}
+
 /* The numbers are those of PaxosValueKind; a layer that knows the core wrote them. */
 static const char *
-kind_name(const LogItem *item)
+kind_name(uint64 index, const LogItem *item)
 {
 	static const char *const names[] = {"no-op", "transaction", "configuration"};
 
+	if (item->verdict == LOG_VERDICT_CONFIG && begins_generation(index, item))
+		return "new cluster";
 	return item->value_kind < lengthof(names) ? names[item->value_kind] : "unknown";
 }
 
@@ -350,7 +370,7 @@ put_log_item(RowBuilder *row, uint64 index, const LogItem *item, const NodeStatu
 	put_text(row, item->origin == 0 ? NULL : origin ? origin->node_name : psprintf("node %u", item->origin));
 	put_uint64(row, item->incarnation);
 	put_uint64(row, item->sequence);
-	put_text(row, kind_name(item));
+	put_text(row, kind_name(index, item));
 	put_text(row, verdict_name(item->verdict));
 	put_uint64(row, item->length);
 	if (item->verdict == LOG_VERDICT_REJECTED)

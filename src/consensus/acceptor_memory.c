@@ -184,6 +184,7 @@ memory_await_confirmation(void)
 	{
 		(void) transport_wait(WAIT_STEP_MS);
 		CHECK_FOR_INTERRUPTS();
+		worker_restart_if_wanted();
 		memory_check();
 		members_connect_peers();
 		transport_flush();

@@ -214,6 +214,12 @@ on_removed(void *context, uint32 node_id)
 }
 
 static void
+on_left_behind(void *context, uint32 node_id, const char *generation)
+{
+	generation_hear_successor(generation);
+}
+
+static void
 on_link(void *context, uint32 node_id, bool up, int version)
 {
 	PaxosEvent	event;
@@ -450,13 +456,13 @@ time_to_deadline_ms(void)
 	return (long) (deadline_ms - now_ms);
 }
 
-/* Somebody has put a log state in place that is to be begun with. */
-static void
-restart_if_wanted(void)
+/* Somebody has put something in place that is to be begun with: a log state, or the word that the cluster goes on elsewhere or with this node alone. */
+void
+worker_restart_if_wanted(void)
 {
 	if (pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) == 0)
 		return;
-	ereport(LOG, (errmsg("consensus worker starts anew, to take over a log state")));
+	ereport(LOG, (errmsg("consensus worker starts anew, to look at what was put in place for it")));
 	proc_exit(1);				/* the postmaster starts it again */
 }
 
@@ -469,7 +475,7 @@ one_turn(void)
 	(void) transport_wait(time_to_deadline_ms());
 	CHECK_FOR_INTERRUPTS();
 	memory_check();
-	restart_if_wanted();
+	worker_restart_if_wanted();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -545,7 +551,7 @@ worker_wait_a_moment(void)
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, MOMENT_MS, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	restart_if_wanted();
+	worker_restart_if_wanted();
 }
 
 /*
@@ -587,6 +593,7 @@ open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks
 	};
 
 	strlcpy(self.node_name, identity->node_name, NAMEDATALEN);
+	generation_to_text(&worker.config.generation, self.generation);
 	if (!pg_strong_random(&self.start_nonce, sizeof(self.start_nonce)))
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random number")));
 	transport_init(&self, callbacks);
@@ -596,7 +603,9 @@ open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks
 static void
 start(void)
 {
-	static const TransportCallbacks callbacks = {.frame = on_frame, .link = on_link, .refused = on_refused, .removed = on_removed};
+	static const TransportCallbacks callbacks = {
+		.frame = on_frame, .link = on_link, .refused = on_refused, .removed = on_removed, .left_behind = on_left_behind
+	};
 	IdentityFile identity;
 	PaxosEffects effects;
 
@@ -608,6 +617,7 @@ start(void)
 	read_round_reset();
 	members_publish_identity(&identity);
 	shmem_wake_apply();
+	generation_stand_aside();
 	check_nothing_forgotten();
 	open_transport(&identity, &callbacks);
 	memory_await_confirmation();

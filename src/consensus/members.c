@@ -120,6 +120,8 @@ members_connect_peers(void)
 {
 	TransportPeer peers[QUORUM_MAX_MEMBERS];
 	int			peer_count = 0;
+	const MemberConfigItem *left_behind;
+	int			place = 0;
 
 	forget_departed();
 	if (!worker.peers_changed)
@@ -130,6 +132,8 @@ members_connect_peers(void)
 	for (int i = 0; i < QUORUM_MAX_MEMBERS; i++)
 		if (worker.departing_until_ms[i] != 0)
 			add_peer(peers, &peer_count, &worker.departing[i]);
+	while ((left_behind = generation_next_to_tell(&place)) != NULL)
+		add_peer(peers, &peer_count, left_behind);
 	transport_set_peers(peers, peer_count);
 }
 
@@ -391,6 +395,7 @@ members_publish_identity(const IdentityFile *identity)
 	QuorumShmem->identity.incarnation = worker.incarnation;
 	strlcpy(QuorumShmem->identity.node_name, identity->node_name, NAMEDATALEN);
 	strlcpy(QuorumShmem->identity.conninfo, identity->conninfo, QUORUM_MAX_CONNINFO);
+	QuorumShmem->identity.generation = worker.config.generation;
 	LWLockRelease(QuorumShmem->lock);
 }
 

@@ -170,6 +170,12 @@ on_restored_record(void *context, const PaxosRecord *record, JournalPlace place)
 		delivery_chosen(effects.chosen, effects.chosen_count);
 }
 
+void
+worker_restore_record(const PaxosRecord *record, JournalPlace place)
+{
+	on_restored_record(NULL, record, place);
+}
+
 /* The first start: what create_cluster or join_cluster said goes into the journal before anything else. */
 static void
 bootstrap(const IdentityFile *identity)
@@ -229,5 +235,6 @@ recovery_run(const IdentityFile *identity)
 	if (worker.config.member_count == 0)
 		bootstrap(identity);
 	memory_restore();
+	generation_carry_out_request();
 	worker.restoring = false;
 }

@@ -1,7 +1,7 @@
 /*
  * worker_internal.h
  *	  What the files of the consensus worker share: consensus_worker.c (life and loop), recovery.c (its start), acceptor_memory.c (does the journal hold all
- *	  that was promised), delivery.c (chosen entries), trimming.c (how much of the log is kept), members.c (configuration, status), handover.c.  Nobody else
+ *	  that was promised), delivery.c (chosen entries), trimming.c (how much of the log is kept), members.c (configuration, status), handover.c, generation.c (force_new_cluster).  Nobody else
  *	  includes it.
  */
 #ifndef QUORUM_WORKER_INTERNAL_H
@@ -71,6 +71,7 @@ extern bool worker_propose(PaxosValueKind kind, uint64 sequence, const char *byt
 
 /* Wakes with the latch, or now and then, until there is something new to look at. */
 extern void worker_wait_a_moment(void);
+extern void worker_restart_if_wanted(void);	/* see shmem_restart_consensus; does not return then */
 /* Lets the leader hand over to that voter, or (0) to any; false: not now. */
 extern bool worker_transfer(uint32 node_id);
 
@@ -93,6 +94,15 @@ extern void trimming_note_record(const PaxosRecord *record, JournalPlace place);
 extern PaxosSlot trimming_highest_accepted(void);	/* in the journal since this process began to read it; 0: none */
 extern void trimming_set_first_held(PaxosSlot first_slot);
 extern void trimming_run(const PaxosStatus *status);
+
+/* recovery.c: one more record, beyond those that recovery found; only while restoring. */
+extern void worker_restore_record(const PaxosRecord *record, JournalPlace place);
+
+/* ---- generation.c ---- */
+extern void generation_carry_out_request(void);	/* does not return if there was one */
+extern void generation_hear_successor(const char *text);
+extern void generation_stand_aside(void);
+extern const MemberConfigItem *generation_next_to_tell(int *place);
 
 /* ---- members.c ---- */
 extern void members_take_config(uint64 slot, const char *bytes, Size length);

@@ -6,8 +6,9 @@
  * from disk: decoding checks each length, and that the members make sense, and never raises an error.
  *
  *	 u8 member count; per member: u32 node id, u8 is_voter (0 or 1); u32 next node id; per member: u16 length and node name,
- *	 u16 length and conninfo.  Only if there is a member that is not to vote: u8 version (1); per member: u8 flags, of which bit 0 says that it
- *	 is to vote and the others are 0.
+ *	 u16 length and conninfo.  Only if there is a member that is not to vote, or a generation was forced: u8 version (1); per member: u8 flags, of
+ *	 which bit 0 says that it is to vote and the others are 0.  In version 2, which stands for a forced generation, follow the generation (generation.h),
+ *	 u8 count of nodes that were left behind; per such node: u32 node id, u16 length and node name, u16 length and conninfo.
  *
  * The head of it, up to and without the next node id, is what the consensus core reads (paxos_config_decode).
  *
@@ -22,7 +23,8 @@
 
 #include "shared/member_config.h"
 
-#define EXTENSION_VERSION 1
+#define EXTENSION_VERSION 1			/* who is to vote */
+#define EXTENSION_VERSION_FORCED 2	/* and the generation, with those that it left behind */
 #define FLAG_AS_VOTER 0x01
 
 /* What is left to read of a value. */
@@ -49,11 +51,21 @@ send_wishes(const MemberConfig *config, StringInfo buffer)
 
 	for (int i = 0; i < config->member_count; i++)
 		all_vote &= config->members[i].as_voter;
-	if (all_vote)
+	if (all_vote && config->generation.number == 0)
 		return;
-	pq_sendint8(buffer, EXTENSION_VERSION);
+	pq_sendint8(buffer, config->generation.number == 0 ? EXTENSION_VERSION : EXTENSION_VERSION_FORCED);
 	for (int i = 0; i < config->member_count; i++)
 		pq_sendint8(buffer, config->members[i].as_voter ? FLAG_AS_VOTER : 0);
+	if (config->generation.number == 0)
+		return;
+	generation_encode(&config->generation, buffer);
+	pq_sendint8(buffer, (uint8) config->left_behind_count);
+	for (int i = 0; i < config->left_behind_count; i++)
+	{
+		pq_sendint32(buffer, config->left_behind[i].node_id);
+		send_text(buffer, config->left_behind[i].node_name);
+		send_text(buffer, config->left_behind[i].conninfo);
+	}
 }
 
 void
@@ -109,15 +121,40 @@ read_text(ConfigReader *reader, char *text, Size capacity)
 }
 
 static bool
+read_generation(ConfigReader *reader, MemberConfig *config)
+{
+	Size		used = generation_decode(&config->generation, (const char *) reader->bytes, reader->length);
+	uint32		number;
+
+	if (used == 0 || config->generation.number == 0)
+		return false;
+	reader->bytes += used;
+	reader->length -= used;
+	if (!read_number(reader, 1, &number) || number > lengthof(config->left_behind))
+		return false;
+	config->left_behind_count = (int) number;
+	for (int i = 0; i < config->left_behind_count; i++)
+	{
+		MemberConfigItem *item = &config->left_behind[i];
+
+		if (!read_number(reader, 4, &item->node_id) || !read_text(reader, item->node_name, sizeof(item->node_name)) ||
+			!read_text(reader, item->conninfo, sizeof(item->conninfo)))
+			return false;
+	}
+	return true;
+}
+
+static bool
 read_wishes(ConfigReader *reader, MemberConfig *config)
 {
+	uint32		version;
 	uint32		number;
 
 	for (int i = 0; i < config->member_count; i++)
 		config->members[i].as_voter = true;
 	if (reader->length == 0)
 		return true;
-	if (!read_number(reader, 1, &number) || number != EXTENSION_VERSION)
+	if (!read_number(reader, 1, &version) || (version != EXTENSION_VERSION && version != EXTENSION_VERSION_FORCED))
 		return false;
 	for (int i = 0; i < config->member_count; i++)
 	{
@@ -125,6 +162,8 @@ read_wishes(ConfigReader *reader, MemberConfig *config)
 			return false;
 		config->members[i].as_voter = (number & FLAG_AS_VOTER) != 0;
 	}
+	if (version == EXTENSION_VERSION_FORCED && !read_generation(reader, config))
+		return false;
 	return reader->length == 0;
 }
 

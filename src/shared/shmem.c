@@ -127,6 +127,17 @@ shmem_set_last_error(const char *message)
 	LWLockRelease(QuorumShmem->lock);
 }
 
+char *
+shmem_last_error(void)
+{
+	char	   *message = palloc(sizeof(QuorumShmem->last_error));
+
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	strlcpy(message, QuorumShmem->last_error, sizeof(QuorumShmem->last_error));
+	LWLockRelease(QuorumShmem->lock);
+	return message;
+}
+
 /* What is acknowledged is chosen; a leader knows that first, the others have accepted it, most of the time. */
 bool
 shmem_lags_visibly(uint64 applied_index)

@@ -24,6 +24,7 @@
 #include "shared/acceptor_mark.h"
 #include "shared/check_job.h"
 #include "shared/conflicts.h"
+#include "shared/generation.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
 #define QUORUM_MAX_CONNINFO 1024
@@ -85,6 +86,7 @@ typedef struct NodeIdentity
 	uint64		incarnation;	/* of this start of the worker */
 	char		node_name[NAMEDATALEN];
 	char		conninfo[QUORUM_MAX_CONNINFO];
+	ClusterGeneration generation;	/* constant too: whoever is to change it restarts the worker */
 } NodeIdentity;
 
 /* Inbound stream of one peer: the stream backend publishes a DSM segment with a shm_mq, the worker attaches.  See transport.h. */
@@ -157,12 +159,14 @@ typedef struct QuorumShared
 	pg_atomic_uint32 wants_proposals;	/* 0: a batch is in flight, so the consensus worker need not be woken for a few more; it writes */
 	pg_atomic_uint32 apply_failed;	/* 1: the apply worker stopped at an entry (P9); apply worker writes */
 	pg_atomic_uint64 identity_generation;	/* grows when create_cluster/join_cluster wrote an identity file, and leave_cluster took it away */
-	pg_atomic_uint32 removed;	/* 1: this node was removed from the cluster; consensus worker writes */
+	pg_atomic_uint32 removed;	/* 1: this node was removed from the cluster, 2: left behind by force_new_cluster(); consensus worker writes */
 	pg_atomic_uint64 transfer_request;	/* a backend of the leader wants it to hand over: see TRANSFER_* ; 0: nobody.  Consensus worker takes it */
 	pg_atomic_uint32 quarantined_tables;	/* how many of this node's replicated tables are known to differ; apply worker writes */
 
 	QuorumCounters counters;
 } QuorumShared;
+
+#define REMOVED_LEFT_BEHIND 2		/* in removed; last_error then says by whom */
 
 /* In transfer_request: the voter that is to lead, or any. */
 #define TRANSFER_TO(node_id) (UINT64CONST(1) << 32 | (node_id))
@@ -189,6 +193,7 @@ extern void shmem_restart_consensus(void);
 
 /* The one place where a worker's trouble becomes visible in quorum.status.  NULL clears it. */
 extern void shmem_set_last_error(const char *message);
+extern char *shmem_last_error(void);	/* palloc'd copy */
 
 /* A hint, without a lock: does this node know of an entry that it has not applied, and that may have been acknowledged elsewhere? */
 extern bool shmem_lags_visibly(uint64 applied_index);

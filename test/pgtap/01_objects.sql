@@ -10,7 +10,7 @@ SELECT has_role('quorum_peer');
 SELECT tables_are('quorum', ARRAY['position', 'replicated_table', 'table_check', 'check_result', 'table_health']);
 SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log', 'checks']);
 SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'instance_id', 'table_shape', 'table_definition',
-	'check_replicate', 'create_cluster', 'join_cluster', 'remove_node', 'leave_cluster', 'transfer_leadership',
+	'check_replicate', 'create_cluster', 'join_cluster', 'remove_node', 'leave_cluster', 'force_new_cluster', 'transfer_leadership',
 	'request_membership', 'request_removal', 'request_transfer', 'replicate', 'unreplicate',
 	'wait_for', 'last_commit_index', 'outcome',
 	'verify', 'diverging_keys', 'repair', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows',
@@ -23,7 +23,7 @@ SELECT function_returns('quorum', 'leave_cluster', ARRAY['boolean'], 'void');
 SELECT function_returns('quorum', 'transfer_leadership', ARRAY['text'], 'void');
 SELECT function_returns('quorum', 'replicate', ARRAY['regclass'], 'void');
 SELECT function_returns('quorum', 'unreplicate', ARRAY['regclass'], 'void');
-SELECT is_procedure('quorum', 'peer_stream', ARRAY['integer', 'text', 'integer', 'text', 'integer', 'text'],
+SELECT is_procedure('quorum', 'peer_stream', ARRAY['integer', 'text', 'integer', 'text', 'integer', 'text', 'text'],
 	'peer_stream() is a procedure, so that its CALL can leave the transaction');
 
 -- ---- comments

@@ -30,7 +30,7 @@ SELECT set_eq($$SELECT pg_temp.readable_by('quorum_peer')$$, ARRAY['status', 'no
 	'quorum_peer reads what PUBLIC reads');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_admin')$$,
 	ARRAY['node_status', 'node_members', 'node_counters', 'wait_for', 'last_commit_index', 'outcome', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
-		  'remove_node', 'leave_cluster', 'transfer_leadership', 'request_removal', 'request_transfer',
+		  'remove_node', 'leave_cluster', 'force_new_cluster', 'transfer_leadership', 'request_removal', 'request_transfer',
 		  'last_conflicts', 'log_entries', 'verify', 'diverging_keys', 'repair', 'table_shape', 'table_definition', 'instance_id'], 'quorum_admin changes the cluster');
 SELECT set_eq($$SELECT pg_temp.readable_by('quorum_admin')$$,
 	ARRAY['status', 'nodes', 'tables', 'stats', 'log', 'conflicts', 'checks', 'position', 'replicated_table', 'table_check', 'check_result', 'table_health'],

@@ -17,6 +17,9 @@ SELECT throws_ok($$SELECT quorum.create_cluster('n9', pg_temp.own_conninfo())$$,
 SELECT throws_ok($$SELECT quorum.join_cluster('n9', pg_temp.own_conninfo(), pg_temp.own_conninfo())$$, '55000',
 	'this node is already a member of a cluster', 'joining after that');
 
+-- ---- what no rollback undoes
+SELECT throws_ok('SELECT quorum.force_new_cluster(true)', '25001', NULL, 'forcing a new cluster within a transaction');
+
 -- ---- requests to the leader
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n1', 'host=127.0.0.1 port=1', 'x')$$, '42710',
 	'the cluster already has a node named "n1"', 'a name that is taken');

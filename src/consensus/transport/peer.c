@@ -292,8 +292,9 @@ send_handshake(Peer *peer, const TransportIdentity *self, int64 now_us)
 	char		to_node_id[16];
 	char		incarnation[24];
 	char		journal[64];
-	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation, journal};
-	bool		has_claim = peer->version >= TRANSPORT_CLAIM_VERSION;
+	const char *values[] = {version, cluster_id, from_node_id, self->node_name, to_node_id, incarnation, journal, self->generation};
+	/* Builds of version 1 have no further arguments; one that was left behind is not to take what it cannot understand. */
+	bool		is_new = peer->version >= TRANSPORT_CLAIM_VERSION || self->generation[0] != '\0';
 	int			flushed;
 
 	snprintf(version, sizeof(version), "%d", peer->version);
@@ -305,9 +306,9 @@ send_handshake(Peer *peer, const TransportIdentity *self, int64 now_us)
 			 (unsigned long long) self->start_nonce, (unsigned long long) self->recovered_position);
 
 	if (PQsetnonblocking(peer->connection, 1) != 0 ||
-		!PQsendQueryParams(peer->connection, has_claim ? "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6, $7)" :
+		!PQsendQueryParams(peer->connection, is_new ? "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6, $7, $8)" :
 						   "CALL quorum.peer_stream($1, $2, $3, $4, $5, $6)",
-						   has_claim ? lengthof(values) : lengthof(values) - 1, NULL, values, NULL, NULL, 0) ||
+						   is_new ? lengthof(values) : lengthof(values) - 2, NULL, values, NULL, NULL, 0) ||
 		(flushed = PQflush(peer->connection)) < 0)
 	{
 		peer_lose(peer, PQerrorMessage(peer->connection), now_us);
@@ -412,8 +413,10 @@ refused_handshake(Peer *peer, const PGresult *result, int64 now_us)
 	if (has_sqlstate(result, TRANSPORT_SQLSTATE_FORGOTTEN))
 		note_refusal(peer, result);
 	peer->says_removed = has_sqlstate(result, TRANSPORT_SQLSTATE_REMOVED);
+	if (has_sqlstate(result, TRANSPORT_SQLSTATE_LEFT_BEHIND) && PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME) != NULL)
+		strlcpy(peer->successor, PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME), sizeof(peer->successor));
 	peer_lose(peer, message[0] != '\0' ? message : "the other node did not open the stream", now_us);
-	if (peer->says_removed)
+	if (peer->says_removed || has_sqlstate(result, TRANSPORT_SQLSTATE_OTHER_GENERATION))
 		peer->timer_us = now_us + REMOVED_RETRY_US;
 }
 
@@ -552,6 +555,7 @@ peer_create(const TransportPeer *member)
 	peer->state = PEER_BACKOFF;
 	peer->timer_us = 0;			/* at once */
 	peer->event_position = -1;
+	peer->reported_up = true;	/* what the core takes for granted of a new member: it is to be told that it is not so yet */
 	peer->version = peer->last_version = TRANSPORT_NEWEST_VERSION;
 	peer->queue.capacity = QUEUE_FIRST_CAPACITY;
 	peer->queue.bytes = palloc(peer->queue.capacity);

@@ -57,6 +57,8 @@ typedef struct Peer
 	int			last_version;	/* of the last stream; the newest if there was none */
 	bool		says_removed;	/* it refused the last handshake because this node was removed */
 
+	char		successor[GENERATION_TEXT_BYTES];	/* it refused because the cluster went on as that generation; empty, or told */
+
 	bool		reported_up;	/* what the worker was last told by the link callback */
 	char	   *refusal;		/* the peer refuses this node for good, and the worker was not told yet; palloc'd.  NULL: no */
 	bool		reported_removed;	/* and by the removed callback */

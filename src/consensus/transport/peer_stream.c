@@ -74,6 +74,7 @@ typedef struct PeerStream
 	uint32		to_node_id;
 	uint64		incarnation;
 	AcceptorClaim claim;
+	ClusterGeneration cluster_generation;
 
 	int			slot;			/* in QuorumShmem->streams; -1 until published */
 	uint64		generation;
@@ -125,6 +126,18 @@ parse_claim(const char *text, AcceptorClaim *claim)
 }
 
 static void
+read_claim(FunctionCallInfo fcinfo, PeerStream *stream)
+{
+	if (PG_NARGS() < 7 || PG_ARGISNULL(6))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument journal of quorum.peer_stream must not be null")));
+	parse_claim(text_to_cstring(PG_GETARG_TEXT_PP(6)), &stream->claim);
+	stream->claim.node_id = stream->from_node_id;
+	stream->claim.start_count = stream->incarnation;
+}
+
+static void
 read_arguments(FunctionCallInfo fcinfo, PeerStream *stream)
 {
 	for (int i = 0; i < 6; i++)
@@ -140,15 +153,14 @@ read_arguments(FunctionCallInfo fcinfo, PeerStream *stream)
 	strlcpy(stream->from_node_name, text_to_cstring(PG_GETARG_TEXT_PP(3)), NAMEDATALEN);
 	stream->to_node_id = (uint32) PG_GETARG_INT32(4);
 	stream->incarnation = parse_uint64(text_to_cstring(PG_GETARG_TEXT_PP(5)), 10, "incarnation");
-	if (stream->protocol_version < TRANSPORT_CLAIM_VERSION)
-		return;
-	if (PG_ARGISNULL(6))
+	if (stream->protocol_version >= TRANSPORT_CLAIM_VERSION)
+		read_claim(fcinfo, stream);
+	/* An older installation script has no eighth argument; an older node gives none. */
+	if (!generation_from_text(&stream->cluster_generation,
+							  PG_NARGS() > 7 && !PG_ARGISNULL(7) ? text_to_cstring(PG_GETARG_TEXT_PP(7)) : ""))
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument journal of quorum.peer_stream must not be null")));
-	parse_claim(text_to_cstring(PG_GETARG_TEXT_PP(6)), &stream->claim);
-	stream->claim.node_id = stream->from_node_id;
-	stream->claim.start_count = stream->incarnation;
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for argument %s of quorum.peer_stream", "generation")));
 }
 
 /* The extension's privileges say the same; this holds if somebody granted EXECUTE too widely. */
@@ -182,6 +194,52 @@ was_removed(const NodeStatus *status, uint32 node_id)
 	return node_id < status->next_node_id;
 }
 
+/* This node was left behind: it knows that for good before it says so. */
+static void
+note_left_behind(const PeerStream *stream)
+{
+	ClusterGeneration known;
+
+	if (generation_file_read(GENERATION_SUCCESSOR_FILE, &known) != GENERATION_FILE_ABSENT)
+		return;
+	generation_file_write(GENERATION_SUCCESSOR_FILE, &stream->cluster_generation);
+	shmem_restart_consensus();
+}
+
+/* Before anything is concluded from node ids: they mean nothing beyond a border of generations. */
+static void
+check_generation(const PeerStream *stream, const NodeIdentity *identity)
+{
+	char		text[GENERATION_TEXT_BYTES];
+
+	switch (generation_compare(&stream->cluster_generation, &identity->generation))
+	{
+		case GENERATION_SAME:
+			return;
+		case GENERATION_OLDER:
+			generation_to_text(&identity->generation, text);
+			ereport(ERROR,
+					(errcode(TRANSPORT_SQLSTATE_LEFT_BEHIND),
+					 errmsg_internal("%s", generation_explain(&stream->cluster_generation, &identity->generation)),
+					 err_generic_string(PG_DIAG_CONSTRAINT_NAME, text)));
+			break;
+		case GENERATION_NEWER:
+			note_left_behind(stream);
+			ereport(ERROR,
+					(errcode(TRANSPORT_SQLSTATE_OTHER_GENERATION),
+					 errmsg("node \"%s\" was left behind, and knows it now", identity->node_name),
+					 errdetail_internal("%s", generation_explain(&identity->generation, &stream->cluster_generation))));
+			break;
+		case GENERATION_APART:
+			ereport(ERROR,
+					(errcode(TRANSPORT_SQLSTATE_OTHER_GENERATION),
+					 errmsg("nodes \"%s\" and \"%s\" belong to different continuations of the cluster", stream->from_node_name, identity->node_name),
+					 errdetail("quorum.force_new_cluster() was called on one node of each, which makes two clusters."),
+					 errhint("Decide which of them is to live; remove the nodes of the other with quorum.leave_cluster(force => true).")));
+			break;
+	}
+}
+
 static void
 check_identities(const PeerStream *stream)
 {
@@ -213,6 +271,7 @@ check_identities(const PeerStream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("peer stream of a node without a number")));
+	check_generation(stream, identity);
 	if (was_removed(status, stream->from_node_id))
 		ereport(ERROR,
 				(errcode(TRANSPORT_SQLSTATE_REMOVED),
@@ -620,11 +679,25 @@ forward_frames(PeerStream *stream)
 	}
 }
 
+/*
+ * The worker that has attached may be another one than that whose identity was checked: started anew, and then of a new generation.  It
+ * publishes who it is before it attaches, and the sender sends nothing before the CopyBothResponse.
+ */
+static void
+check_generation_again(const PeerStream *stream)
+{
+	NodeIdentity identity;
+
+	shmem_get_identity(&identity);
+	check_generation(stream, &identity);
+}
+
 static void
 run_stream(PeerStream *stream)
 {
 	publish_stream(stream);
 	await_worker(stream);
+	check_generation_again(stream);
 	send_copy_both_response();
 	forward_frames(stream);
 	pq_putemptymessage('c');

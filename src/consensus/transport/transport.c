@@ -277,6 +277,15 @@ tell_links(void)
 			peer->reported_removed = told = true;
 			callbacks.removed(callbacks.context, peer->member.node_id);
 		}
+		if (peer->successor[0] != '\0')
+		{
+			char		generation[GENERATION_TEXT_BYTES];
+
+			strlcpy(generation, peer->successor, sizeof(generation));
+			peer->successor[0] = '\0';
+			told = true;
+			callbacks.left_behind(callbacks.context, peer->member.node_id, generation);
+		}
 		if (peer->reported_up != up)
 		{
 			peer->reported_up = up;

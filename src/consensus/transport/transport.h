@@ -16,6 +16,7 @@
 #define QUORUM_TRANSPORT_H
 
 #include "postgres.h"
+#include "shared/generation.h"
 #include "storage/latch.h"
 
 /*
@@ -35,8 +36,17 @@
  */
 #define TRANSPORT_SQLSTATE_REMOVED MAKE_SQLSTATE('Q', 'U', '0', '0', '1')
 
+/*
+ * A member refuses the link of a node that quorum.force_new_cluster() has left behind with this one; the field for a constraint's name, which
+ * nobody else uses here, holds the member's generation as text.  The other end believes it if that follows on its own.
+ */
+#define TRANSPORT_SQLSTATE_LEFT_BEHIND MAKE_SQLSTATE('Q', 'U', '0', '0', '2')
+
+/* This node was left behind itself, or both were continued apart: there is no use in asking again soon. */
+#define TRANSPORT_SQLSTATE_OTHER_GENERATION MAKE_SQLSTATE('Q', 'U', '0', '0', '3')
+
 /* Of the link of a node whose journal holds less than that member knows it had held (shared/acceptor_mark.h). */
-#define TRANSPORT_SQLSTATE_FORGOTTEN MAKE_SQLSTATE('Q', 'U', '0', '0', '2')
+#define TRANSPORT_SQLSTATE_FORGOTTEN MAKE_SQLSTATE('Q', 'U', '0', '0', '4')
 
 #define TRANSPORT_CLAIM_VERSION 2	/* from this version of the handshake on a node says what its journal holds */
 
@@ -46,7 +56,7 @@
 /* A peer's queue takes one more frame as long as it holds less than this, so it is bounded by this plus one frame. */
 #define TRANSPORT_QUEUE_LIMIT_BYTES (8 * 1024 * 1024)
 
-/* What a node says of itself in each handshake.  The last four are what its peers' marks are compared with (shared/acceptor_mark.h). */
+/* What a node says of itself in each handshake.  The three before the last are what its peers' marks are compared with (shared/acceptor_mark.h). */
 typedef struct TransportIdentity
 {
 	uint64		cluster_id;
@@ -56,6 +66,7 @@ typedef struct TransportIdentity
 	uint64		start_nonce;
 	uint64		journal_incarnation;
 	uint64		recovered_position;
+	char		generation[GENERATION_TEXT_BYTES];	/* empty: of a cluster that was never forced */
 } TransportIdentity;
 
 typedef struct TransportPeer
@@ -79,6 +90,8 @@ typedef struct TransportCallbacks
 	void		(*removed) (void *context, uint32 node_id);
 	/* A member refuses this node for good, as having forgotten what it promised; `why` is a sentence.  It may set nothing but variables. */
 	void		(*refused) (void *context, uint32 node_id, const char *why);
+	/* A member says that the cluster went on without this node, as that generation (not checked: it is a peer's text). */
+	void		(*left_behind) (void *context, uint32 node_id, const char *generation);
 	void	   *context;
 } TransportCallbacks;
 
