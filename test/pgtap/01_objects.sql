@@ -23,7 +23,7 @@ SELECT function_returns('quorum', 'leave_cluster', ARRAY['boolean'], 'void');
 SELECT function_returns('quorum', 'transfer_leadership', ARRAY['text'], 'void');
 SELECT function_returns('quorum', 'replicate', ARRAY['regclass'], 'void');
 SELECT function_returns('quorum', 'unreplicate', ARRAY['regclass'], 'void');
-SELECT is_procedure('quorum', 'peer_stream', ARRAY['integer', 'text', 'integer', 'text', 'integer', 'text', 'text'],
+SELECT is_procedure('quorum', 'peer_stream', ARRAY['integer', 'text', 'integer', 'text', 'integer', 'text', 'text', 'text'],
 	'peer_stream() is a procedure, so that its CALL can leave the transaction');
 
 -- ---- comments

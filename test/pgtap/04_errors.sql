@@ -31,6 +31,12 @@ SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', pg_temp.own_con
 	'the conninfo leads to another server', 'a conninfo that leads elsewhere');
 SELECT is((SELECT count(*) FROM quorum.nodes), 1::bigint, 'none of them was taken in');
 
+-- ---- members and the leadership
+SELECT throws_ok($$SELECT quorum.remove_node('n1')$$, '55000', 'node "n1" is the last voter of the cluster', 'removing the last voter');
+SELECT throws_ok($$SELECT quorum.transfer_leadership('n9')$$, '42704', 'the cluster has no node named "n9"', 'handing over to nobody');
+SELECT throws_ok($$SELECT quorum.transfer_leadership()$$, '55000', NULL, 'handing over with nobody else there');
+SELECT throws_ok($$SELECT quorum.leave_cluster()$$, '25001', NULL, 'leaving in a transaction block');
+
 -- ---- tables
 CREATE TABLE no_key (id int);
 CREATE VIEW some_view AS SELECT 1 AS id;
