@@ -287,6 +287,35 @@ foreach my $round (0, 1)
 	is($away->status('coalesce(last_error, $$none$$)'), 'none', 'without a word');
 }
 
+# ---- a_state_of_another_node_is_taken_over iff the tables are exactly where it ends: they were copied together with it
+foreach my $behind (1, 0)
+{
+	my ($node) = $cluster->followers;
+	my $leader = $cluster->wait_for_leader;
+	$cluster->write_until_ok('UPDATE small SET v = v + 1 WHERE id = 10') foreach 0 .. $behind;
+	my $index = $cluster->wait_applied;
+	$node->stop('fast');
+	my $path = journal_directory($node) . '/log_state.incoming';
+	my $of = $index - $behind;
+	my $state = pack('H*', $leader->sql("SELECT encode(quorum.log_state($of), 'hex')"));
+	open(my $handle, '>:raw', $path) or die "$path: $!";
+	print $handle $state;
+	close($handle);
+	chmod 0600, $path;
+	$node->start;
+	$cluster->write_until_ok('UPDATE small SET v = v + 1 WHERE id = 11');
+	$cluster->assert_same_digest('small', 'with a state of ' . ($behind ? 'an entry before' : 'exactly') . ' where the tables are, the node follows');
+	ok(!-e $path, 'the file has been settled');
+	my $held = stat_of($node, 'first_held_index');
+	cmp_ok($held, $behind ? '<=' : '==', $behind ? $index : $index + 1, $behind ? 'as a remnant: the log is held from ' . $held : 'the log before it is not held');
+	next if $behind;
+	is(stat_of($node, 'log_state_index'), $index, 'it is the log state from now on');
+	$node->kill9(all => 1);
+	$node->start;
+	$cluster->assert_same_digest('small', 'and after a crash');
+	is(stat_of($node, 'first_held_index'), $index + 1, 'where the log begins is still known');
+}
+
 # ---- crash_while_trimming: what a crash between two steps leaves is put together from copies made before and after; the node starts each time
 
 # Sets how much of the log is kept in any case; the longest is as much.
