@@ -313,6 +313,33 @@ send_results(void)
 	}
 }
 
+/*
+ * At the start of the worker: checks that this node has applied and told nothing of, because an earlier worker or the whole instance died in
+ * between.  Whoever waits for them is to wait no longer.
+ */
+static void
+note_lost_checks(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(psprintf("SELECT check_index, table_id FROM quorum.table_check c WHERE NOT EXISTS (SELECT FROM quorum.check_result r"
+							 " WHERE r.check_index = c.check_index AND r.node_id = %u) ORDER BY check_index DESC",
+							 QuorumShmem->identity.node_id), true, RESULTS_KEPT / 2) < 0)
+		elog(ERROR, "SPI_execute failed");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+
+		add_result(strtou64(SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1), NULL, 10),
+				   strtou64(SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2), NULL, 10), CHECK_SKIPPED, NULL);
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
 /* ---- checks in the background ---- */
 
 static bool
@@ -465,6 +492,8 @@ may_propose(void)
 static void
 check_loop(MemoryContext loop_context)
 {
+	bool		lost_are_noted = false;
+
 	for (;;)
 	{
 		bool		all_sent = true;
@@ -475,7 +504,10 @@ check_loop(MemoryContext loop_context)
 		if (check_job_get(&job))
 			try_job(&job);
 		if (may_propose())
-			all_sent = try_to(send_results) && try_to(schedule_check);
+		{
+			lost_are_noted = lost_are_noted || try_to(note_lost_checks);
+			all_sent = lost_are_noted && try_to(send_results) && try_to(schedule_check);
+		}
 		pgstat_report_activity(STATE_IDLE, NULL);
 		if (!check_job_get(&job))
 			wait_for_latch(time_to_next_ms(all_sent));

@@ -88,5 +88,6 @@ foreach my $table ('account', 'event')
 	ok(1, "$table: all match at the end");
 }
 cmp_ok($leader->sql(q{SELECT count(*) FROM quorum.checks WHERE outcome = 'checked'}), '>', 5, 'checks were done meanwhile');
+cmp_ok($leader->sql('SELECT chosen_index FROM quorum.status'), '>', 100 * $rounds, 'there was a load');
 ok(all_clean(), 'nothing is quarantined');
 done_testing();

@@ -249,6 +249,27 @@ $cluster->assert_same_digest('other', 'all copies are the same again');
 is($second->sql(q{SET enable_seqscan = off; SELECT string_agg(v, ' ' ORDER BY id) FROM other WHERE id IN (10, 11, 12, 20, 30, 40, 41)}),
 	'changed other 12 other 20 other 30 other 40 other 41', 'by the index too');
 
+# ---- a_node_whose_check_died_says_so: nobody waits for it for ever
+{
+	my $from = $cluster->wait_for_leader;
+	my ($victim) = grep { $_ != $from } $cluster->nodes;
+	my $checker = $victim->worker_pid('check');
+	my $session = WaitingSession->new($from);
+	kill('STOP', $checker);
+	$session->send(q{SELECT max(checked_index) FROM quorum.verify('other')});
+	my $told = q{SELECT count(*) FROM quorum.checks WHERE outcome = 'checked' AND check_index = (SELECT max(check_index) FROM quorum.checks)};
+	QuorumCluster::wait_until('the check to be applied by the victim, and done by the others',
+		sub { $from->sql($told) eq '2' && $victim->sql($told) eq '2' }, 30);
+	kill('KILL', $checker);
+	my $index = $from->sql('SELECT max(check_index) FROM quorum.checks');
+	QuorumCluster::wait_until('the victim to say that it has no result',
+		sub { $from->sql("SELECT outcome FROM quorum.checks WHERE check_index = $index AND node_name = '" . $victim->name . "'") eq 'skipped' }, 60);
+	is($session->outcome, '00000', 'a check that died with its node is not waited for') or diag($session->error);
+	$session->finish;
+	all_reachable();
+	$cluster->wait_applied;
+}
+
 # ---- a_copy_that_cannot_be_read_is_replaced
 $second->sql('SELECT count(*) FROM other');
 damage_page($second, 'account', 3);
