@@ -1,6 +1,6 @@
 -- The SQLSTATE of each refusal: what programs rely on.
 BEGIN;
-SELECT plan(28);
+SELECT plan(29);
 
 CREATE FUNCTION pg_temp.own_conninfo() RETURNS text LANGUAGE sql AS 'SELECT conninfo FROM quorum.nodes';
 CREATE TABLE pg_temp.has_key (id int PRIMARY KEY);
