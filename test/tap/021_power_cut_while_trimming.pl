@@ -61,8 +61,10 @@ foreach my $round (0 .. ($ENV{ROUNDS} || 6) - 1)
 	my @victims = ([$leader], [$follower], [ $cluster->nodes ])[ $round % 3 ]->@*;
 	my $keep = $round % 2 ? 'random' : 'none';
 	my $trimmings = trimmings($victims[0]);
+	# Nobody but the compactor flushes the WAL, so the tables lose all that it does not make durable.
+	kill('STOP', map { $_->process_pid(qr/walwriter/) } @victims);
 	start_big_writes($leader);
-	QuorumCluster::wait_until('the log to be trimmed', sub { trimmings($victims[0]) > $trimmings }, 60);
+	QuorumCluster::wait_until('the log to be trimmed', sub { trimmings($victims[0]) > $trimmings + 2 }, 120);
 	my @done = $cluster->power_cut(\@victims, keep => $keep, seed => $rounds->lot(2**31));
 	note("power cut of " . join(', ', map { $_->name } @victims) . ", survivors: $keep; " . join('; ', @done));
 	stop_big_writes();
