@@ -515,6 +515,10 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
 	TO quorum_admin;
 
+/*
+ * What an admin asked another node for comes over the connection strings of the members.  It gives quorum_peer nothing that it did not have: whoever
+ * may send consensus messages is trusted with the members, and with who leads.
+ */
 GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
 	quorum.request_removal(int), quorum.request_transfer(int)

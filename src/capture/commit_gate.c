@@ -78,7 +78,8 @@ report_no_writes(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node is not a running member of a cluster"),
-				 errhint("See quorum.status; call quorum.create_cluster or quorum.join_cluster first.")));
+				 errhint("See quorum.status; call quorum.create_cluster or quorum.join_cluster first. "
+						 "If it has left a cluster, quorum.leave_cluster() makes the table an ordinary one.")));
 	if (pg_atomic_read_u32(&QuorumShmem->removed) == REMOVED_LEFT_BEHIND)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

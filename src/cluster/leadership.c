@@ -161,14 +161,20 @@ request_transfer_here(uint32 node_id)
 	require_leadership();
 	shmem_get_status(status);
 	for (int i = 0; i < status->member_count; i++)
-		if (status->members[i].is_voter && status->members[i].reachable && status->members[i].node_id != status->leader_id)
+		if (status->members[i].is_voter && status->members[i].reachable && !status->members[i].is_older_build &&
+			status->members[i].node_id != status->leader_id)
 			reachable++;
 	target = status_member(status, node_id);
+	if (target != NULL && target->is_older_build)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("node \"%s\" runs an older build, which cannot take the leadership over", target->node_name),
+				 errhint("Upgrade it first, or choose another node.")));
 	if (target != NULL ? !target->reachable : reachable == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 target != NULL ? errmsg("the leader does not reach node \"%s\"", target->node_name)
-				 : errmsg("the leader reaches no other voter"),
+				 : errmsg("the leader reaches no other voter that could take over"),
 				 errhint("See quorum.nodes.")));
 	pg_atomic_write_u64(&QuorumShmem->transfer_request, TRANSFER_TO(node_id));
 	shmem_wake_consensus();

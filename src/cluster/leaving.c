@@ -26,6 +26,7 @@
 #include "storage/lmgr.h"
 #include "utils/timestamp.h"
 
+#include "capture/capture.h"
 #include "cluster/internal_query.h"
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
@@ -67,7 +68,10 @@ leave_log(const NodeIdentity *identity)
 	if (is_only_member(identity))
 		return;
 	if (pg_atomic_read_u32(&QuorumShmem->removed) == 0)
+	{
+		gate_check_may_write();
 		removal_carry_out(identity->node_id);
+	}
 	else if (!removal_wait_until_known(identity->node_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -20,7 +20,7 @@
 #include "config.h"
 #include "consensus/worker_internal.h"
 
-#define LONGEST_FAREWELL_MS 2000	/* less than the streams stay, peer_stream.c */
+#define LONGEST_FAREWELL_MS 8000	/* less than the streams stay, peer_stream.c */
 
 static uint64 farewell_deadline_ms = 0; /* 0: this process is not to end */
 

@@ -1,6 +1,6 @@
 -- The SQLSTATE of each refusal: what programs rely on.
 BEGIN;
-SELECT plan(21);
+SELECT plan(25);
 
 CREATE FUNCTION pg_temp.own_conninfo() RETURNS text LANGUAGE sql AS 'SELECT conninfo FROM quorum.nodes';
 CREATE TABLE pg_temp.has_key (id int PRIMARY KEY);
@@ -30,6 +30,12 @@ SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', replace(pg_temp
 SELECT throws_ok($$SELECT * FROM quorum.request_membership('n9', pg_temp.own_conninfo() || ' connect_timeout=9', 'x')$$, '22023',
 	'the conninfo leads to another server', 'a conninfo that leads elsewhere');
 SELECT is((SELECT count(*) FROM quorum.nodes), 1::bigint, 'none of them was taken in');
+
+-- ---- members and the leadership
+SELECT throws_ok($$SELECT quorum.remove_node('n1')$$, '55000', 'node "n1" is the last voter of the cluster', 'removing the last voter');
+SELECT throws_ok($$SELECT quorum.transfer_leadership('n9')$$, '42704', 'the cluster has no node named "n9"', 'handing over to nobody');
+SELECT throws_ok($$SELECT quorum.transfer_leadership()$$, '55000', NULL, 'handing over with nobody else there');
+SELECT throws_ok($$SELECT quorum.leave_cluster()$$, '25001', NULL, 'leaving in a transaction block');
 
 -- ---- tables
 CREATE TABLE no_key (id int);

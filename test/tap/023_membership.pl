@@ -7,9 +7,11 @@ use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
 use QuorumCluster;
 use FaultLoad;
+use MemberRounds;
 use Test::More;
 
-my $cluster = QuorumCluster->new(nodes => [ 'n1', 'n2', 'n3', 'n4', 'n5' ], form => 0);
+my $namespaces = ($ENV{QUORUM_NAMESPACES} || '') eq 'yes';
+my $cluster = QuorumCluster->new(nodes => [ 'n1', 'n2', 'n3', 'n4', 'n5' ], form => 0, namespaces => $namespaces);
 my ($n1, $n2, $n3, $n4, $n5) = $cluster->nodes;
 $_->{outside} = 1 foreach $n1, $n2, $n3, $n4, $n5;
 
@@ -195,9 +197,55 @@ refuses('but not another one, with one of the others down', $chief, 'SELECT quor
 $gone->start;
 $cluster->wait_for_leader;
 
-# ---- nothing_was_lost
+# ---- two_changes_at_the_same_time: one after the other, and neither is lost
 @{ $cluster->{nodes} } = grep { !$_->{outside} } $cluster->nodes;
 my @removed = ($voters[0], $learner);
+foreach my $turn (1 .. 3)
+{
+	foreach my $node (@removed)
+	{
+		# One of them never left, as it was removed a moment ago.
+		succeeds($node->name . ' leaves', $node, q{SET quorum.read_consistency = 'local';
+			DO $$ BEGIN PERFORM quorum.leave_cluster(); DROP TABLE load_row, load_counter, load_churn; END $$})
+		  if $node->status('role') ne 'stopped';
+		$node->sql('DROP TABLE IF EXISTS load_row, load_counter, load_churn');
+	}
+	my @callers = $cluster->awake_nodes;
+	my @joins = map {
+		MemberRounds::begin_call($removed[$_], "SELECT quorum.join_cluster('m$turn$_', '" . $removed[$_]->peer_conninfo . "', via => '"
+			. $callers[ ($_ + $turn) % 3 ]->peer_conninfo(user => 'quorum_operator') . "')") } 0, 1;
+	like(MemberRounds::end_call($_), qr/^done/, "turn $turn: a join beside another one") foreach @joins;
+	is(scalar(split(/ /, members($callers[0]))), 5, 'both are members');
+	my @removals = map { MemberRounds::begin_call($callers[ ($_ + $turn) % 3 ], "SELECT quorum.remove_node('m$turn$_')") } 0, 1;
+	like(MemberRounds::end_call($_), qr/^done/, "turn $turn: a removal beside another one") foreach @removals;
+	is(scalar(split(/ /, members($callers[0]))), 3, 'both are gone');
+	wait_for_role($_, 'removed') foreach @removed;
+}
+
+# ---- nothing_was_lost
 $load->check(least_acknowledged => 300);
-$_->stop('immediate', fail_ok => 1) foreach @removed;
+
+# ---- a_node_that_was_cut_off_learns_of_its_removal_when_it_is_back
+my ($cut_off) = $cluster->followers;
+my ($asked) = grep { $_ != $cut_off } $cluster->followers;
+SKIP:
+{
+	skip('links cannot be cut here', 4) unless $namespaces;
+	$cluster->isolate($cut_off);
+	$cut_off->{outside} = 1;
+	succeeds('one that is cut off is removed', $asked, q{SELECT quorum.remove_node('} . $cut_off->sql('SELECT node_name FROM quorum.status') . q{')});
+	isnt($cut_off->status('role'), 'removed', 'it does not know');
+	refuses('and cannot leave without the others', $cut_off, 'SELECT quorum.leave_cluster()', '25006', qr/quorum/);
+	$cluster->heal;
+	wait_for_role($cut_off, 'removed');
+	pass('until it hears of it');
+}
+
+# ---- an_operator_can_let_a_node_leave_that_reaches_nobody
+my $last = $cluster->wait_for_leader;
+$_->stop('immediate') foreach grep { $_ != $last } $cluster->nodes, @removed;
+QuorumCluster::wait_until('it to notice', sub { ($last->status('has_quorum') // '') eq 'f' }, 30);
+refuses('leaving without a quorum', $last, 'SELECT quorum.leave_cluster()', '25006', qr/quorum/);
+succeeds('leaving by force', $last, 'SELECT quorum.leave_cluster(force => true)');
+succeeds('leaves ordinary tables', $last, q{INSERT INTO load_churn VALUES (-9, 0, '')});
 done_testing();

@@ -151,6 +151,7 @@ sub stop
 		$run->finish;
 		@running = grep { $_ != $run } @running;
 	}
+	$self->_read_logs;    # the next start has new ones
 	return;
 }
 

@@ -140,7 +140,7 @@ sub _strike
 # ---- a round --------------------------------------------------------------------------------------------------------
 
 # Runs while faults strike; a server that dies ends it.
-sub _begin
+sub begin_call
 {
 	my ($node, $sql) = @_;
 	my %call = (stdout => '', stderr => '', started => time());
@@ -159,7 +159,7 @@ sub split_script
 	return ((grep { /\S/ } split(/;\s*/, $before // $script)), defined $do ? $do : ());
 }
 
-sub _end
+sub end_call
 {
 	my ($call) = @_;
 	eval { $call->{run}->finish; };
@@ -177,12 +177,12 @@ sub _one_round
 		$what = $change{$kind}->($self);
 	} until $what;
 	my ($text, $node, $sql) = @$what;
-	my $call = _begin($node, $sql);
+	my $call = begin_call($node, $sql);
 	usleep(1000 * $self->lot(600));
 	my $fault = $self->_strike;
 	usleep(1000 * $self->lot(300));
 	$_->start foreach grep { !$_->is_running && ($kind ne 'replace' || $self->lot(2)) } $self->{cluster}->nodes;
-	my $outcome = _end($call);
+	my $outcome = end_call($call);
 	$self->{outcomes}{$kind}{ $outcome =~ /^done/ ? 'done' : 'failed' }++;
 	note("round $number: $text: $outcome" . ($fault ? "; $fault" : ''));
 	$self->_put_right;
@@ -259,8 +259,8 @@ sub _put_one_right
 sub _run
 {
 	my ($self, $node, $sql) = @_;
-	my $call = _begin($node, $sql);
-	my $outcome = _end($call);
+	my $call = begin_call($node, $sql);
+	my $outcome = end_call($call);
 	return "$outcome $call->{stderr}";
 }
 

@@ -29,7 +29,7 @@
 /* The postmaster's lock file, as miscinit.c names it. */
 #define POSTMASTER_LOCK_FILE "postmaster.pid"
 
-#define LINGER_MS 4000
+#define LINGER_MS 10000
 
 static volatile sig_atomic_t lingering_is_over = false;
 
