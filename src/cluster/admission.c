@@ -153,13 +153,13 @@ make_answer(FunctionCallInfo fcinfo, uint64 cluster_id, uint32 node_id, uint64 c
 static void
 check_all_know_learners(const NodeStatus *status)
 {
-	for (int i = 0; i < status->member_count; i++)
-		if (status->members[i].is_older_build)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("node \"%s\" runs an older build, which does not know members that are not to vote",
-							status->members[i].node_name),
-					 errhint("Upgrade it first.")));
+	const char *older = shmem_older_build(status);
+
+	if (older != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("node \"%s\" runs an older build, which does not know members that are not to vote", older),
+				 errhint("Upgrade it first.")));
 }
 
 static uint64

@@ -399,12 +399,25 @@ next_due_table(void)
 	return table_id;
 }
 
+/* An older build stops at an entry that it does not know. */
+static bool
+some_are_older(void)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+	bool		found;
+
+	shmem_get_status(status);
+	found = shmem_older_build(status) != NULL;
+	pfree(status);
+	return found;
+}
+
 static void
 schedule_check(void)
 {
 	uint64		table_id = 0;
 
-	if (quorum_check_interval_s == 0 || !leads())
+	if (quorum_check_interval_s == 0 || !leads() || some_are_older())
 	{
 		background.index = 0;
 		return;

@@ -97,6 +97,7 @@ propose_comparison(uint64 table_id, uint32 donor_id, uint64 nonce)
 {
 	StringInfoData payload;
 
+	verify_refuse_older_builds();
 	initStringInfo(&payload);
 	writeset_begin(&payload);
 	writeset_put_table_compare(&payload, table_id, QuorumShmem->identity.node_id, donor_id, nonce);

@@ -208,11 +208,29 @@ all_reachable_have_told(const Reach *reach, const NodeCheck *checks, int count)
 	return true;
 }
 
+/* An older build stops at an entry that it does not know. */
+void
+verify_refuse_older_builds(void)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+	const char *older;
+
+	shmem_get_status(status);
+	older = shmem_older_build(status);
+	if (older != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("node \"%s\" runs an older build, which does not know checks of tables", older),
+				 errhint("Upgrade it first.")));
+	pfree(status);
+}
+
 static uint64
 propose_check(uint64 table_id)
 {
 	StringInfoData payload;
 
+	verify_refuse_older_builds();
 	initStringInfo(&payload);
 	writeset_begin(&payload);
 	writeset_put_table_check(&payload, table_id, false);

@@ -20,6 +20,9 @@ extern ReplicatedTable verify_table(Oid relid);
  */
 extern uint64 verify_run(uint64 table_id, TimestampTz deadline, NodeCheck *checks, int *count);
 
+/* ERROR 0A000 if a member is known to run a build that would stop at an entry of a check. */
+extern void verify_refuse_older_builds(void);
+
 /* Waits until this node has applied the log up to that index; 57014-like errors as usual, 55000 if it has stopped. */
 extern void verify_await_index(uint64 index, TimestampTz deadline);
 

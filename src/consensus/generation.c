@@ -14,8 +14,8 @@
  *	 3. In the slot after all that the new configuration is written as accepted, in a ballot above all that was promised, and everything up to it as
  *		chosen: this node alone, the generation, and who was left behind.  It is an entry like every other: quorum.log shows it, new nodes learn it.
  *	 4. All of this is one sync.  Then the request is removed and the worker starts again, with a journal in which nothing is unusual.
- *	 Killed in between, it begins again: what is written once more is the same or comes after it, and a configuration that has the
- *	 generation already is not written twice.  The entry's id is of this incarnation, which proposes nothing else.
+ *	 Killed in between, it begins again.  If the configuration was durable and known as chosen, only the request is left to be removed; if
+ *	 not, it is written again, perhaps behind the first one and with the same effect.  The entry's id is of this incarnation, which proposes nothing else.
  *
  * Fencing.  The generation is part of the handshake (peer_stream.c, peer.c).  A node that hears of one that follows on its own writes it into
  * GENERATION_SUCCESSOR_FILE and starts again; while that file lies there it neither votes nor leads nor serves.  Members of the new generation
@@ -44,10 +44,9 @@ add_left_behind(MemberConfig *config, const MemberConfigItem *item)
 
 /* Those who are members now come first: if there are too many, the oldest are not told. */
 static void
-make_forced_config(MemberConfig *config, const ClusterGeneration *generation, uint64 slot)
+make_forced_config(MemberConfig *config, const MemberConfigItem *self, const ClusterGeneration *generation, uint64 slot)
 {
 	const MemberConfig *old = &worker.config;
-	const MemberConfigItem *self = member_config_find(old, worker.journal_identity.node_id);
 
 	memset(config, 0, sizeof(*config));
 	config->next_node_id = old->next_node_id;
@@ -96,7 +95,7 @@ adopt_accepted(PaxosStatus *status)
 
 /* Rules 2 and 3. */
 static void
-write_new_generation(const PaxosStatus *status, const ClusterGeneration *generation)
+write_new_generation(const PaxosStatus *status, const MemberConfigItem *self, const ClusterGeneration *generation)
 {
 	static const PaxosProposalId nobody = {0, 0, 0};
 	PaxosBallot ballot = {status->ballot.round + 1, worker.journal_identity.node_id};
@@ -105,11 +104,12 @@ write_new_generation(const PaxosStatus *status, const ClusterGeneration *generat
 	MemberConfig *config = palloc(sizeof(MemberConfig));
 	StringInfoData bytes;
 
-	make_forced_config(config, generation, config_slot);
+	make_forced_config(config, self, generation, config_slot);
 	initStringInfo(&bytes);
 	member_config_encode(config, &bytes);
 	append_chosen(status->delivered_slot);
-	for (uint64 slot = status->delivered_slot + 1; slot < config_slot; slot++)
+	/* Backwards, so that the gap is filled last: were only a part of this durable, what is behind it would not become a part of the log. */
+	for (uint64 slot = config_slot - 1; slot > status->delivered_slot; slot--)
 		append_accepted(slot, ballot, PAXOS_VALUE_NOOP, nobody, NULL, 0);
 	append_accepted(config_slot, ballot, PAXOS_VALUE_CONFIG, id, bytes.data, bytes.len);
 	append_chosen(config_slot);
@@ -127,11 +127,14 @@ write_new_generation(const PaxosStatus *status, const ClusterGeneration *generat
 	pfree(config);
 }
 
+/* Asked before anything is adopted: a request that is refused has changed nothing. */
 static const char *
-why_not_forced(const PaxosStatus *status, const ClusterGeneration *generation)
+why_not_forced(const ClusterGeneration *generation)
 {
 	ClusterGeneration successor;
+	PaxosStatus status;
 
+	paxos_status(worker.core, worker_now_ms(), &status);
 	if (generation_file_read(GENERATION_SUCCESSOR_FILE, &successor) != GENERATION_FILE_ABSENT)
 		return "this node was left behind by the cluster meanwhile";
 	if (generation_compare(&worker.config.generation, generation) != GENERATION_OLDER ||
@@ -139,9 +142,20 @@ why_not_forced(const PaxosStatus *status, const ClusterGeneration *generation)
 		return "the request does not follow on the generation of this node";
 	if (member_config_find(&worker.config, worker.journal_identity.node_id) == NULL)
 		return "this node is no member any more";
-	if (status->delivered_slot < worker.config_slot)
-		return "this node was still being taught the log when it joined";
+	if (status.delivered_slot < worker.config_slot)
+		return "this node joined, and has not been taught all of the log up to then";
 	return NULL;
+}
+
+static void
+carry_out_request(const ClusterGeneration *generation)
+{
+	/* As it is now: what is adopted may hold a configuration without this node. */
+	MemberConfigItem self = *member_config_find(&worker.config, worker.journal_identity.node_id);
+	PaxosStatus status;
+
+	adopt_accepted(&status);
+	write_new_generation(&status, &self, generation);
 }
 
 void
@@ -149,20 +163,13 @@ generation_carry_out_request(void)
 {
 	ClusterGeneration generation;
 	GenerationFileState state = generation_file_read(GENERATION_REQUEST_FILE, &generation);
-	PaxosStatus status;
 	const char *why_not;
 
 	if (state == GENERATION_FILE_ABSENT)
 		return;
-	if (state == GENERATION_FILE_VALID)
-	{
-		adopt_accepted(&status);
-		why_not = why_not_forced(&status, &generation);
-	}
-	else
-		why_not = "the request cannot be read";
+	why_not = state == GENERATION_FILE_VALID ? why_not_forced(&generation) : "the request cannot be read";
 	if (why_not == NULL)
-		write_new_generation(&status, &generation);
+		carry_out_request(&generation);
 	else if (generation_compare(&worker.config.generation, &generation) != GENERATION_SAME)
 		ereport(LOG,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -163,6 +163,15 @@ shmem_get_identity(NodeIdentity *identity)
 	LWLockRelease(QuorumShmem->lock);
 }
 
+const char *
+shmem_older_build(const NodeStatus *status)
+{
+	for (int i = 0; i < status->member_count; i++)
+		if (status->members[i].is_older_build)
+			return status->members[i].node_name;
+	return NULL;
+}
+
 void
 shmem_member_name(uint32 node_id, char *name, Size size)
 {

@@ -202,6 +202,9 @@ extern bool shmem_lags_visibly(uint64 applied_index);
 extern void shmem_get_status(NodeStatus *status);
 extern void shmem_get_identity(NodeIdentity *identity);
 
+/* The name of a member whose build does not know all that this one does; NULL: there is none among those that have been heard of. */
+extern const char *shmem_older_build(const NodeStatus *status);
+
 /* "node 7" for one that is no member any more. */
 extern void shmem_member_name(uint32 node_id, char *name, Size size);
 

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use FindBin;
+use IPC::Run;
 use lib $FindBin::Bin;
 use PostgreSQL::Test::Utils;
 use QuorumCluster;
@@ -29,8 +30,33 @@ $bystander->stop('immediate');
 $cluster->write_until_ok(q{INSERT INTO t VALUES (0, 'kept') ON CONFLICT (id) DO NOTHING});
 $leader->sql(join(';', map { "INSERT INTO t VALUES ($_, 'kept')" } 1 .. 50));
 $leader->kill9(all => 1);
-my $forced = force_on($survivor);
-ok($forced->{ok}, 'the survivor is continued from') or BAIL_OUT($forced->{stderr});
+# ---- a_crash_between_request_and_deed
+# The worker that is to carry it out stands still, so the request is on disk and nothing else has happened when all processes are killed.
+QuorumCluster::wait_until('the survivor to be alone', sub { my ($role, $quorum) = $survivor->status('role', 'has_quorum');
+		return defined $role && $role ne 'stopped' && $quorum eq 'f'; });
+my $request = $survivor->data_dir . '/pg_quorum/pgsql_tmp_journal/force_new_cluster';
+kill('STOP', $survivor->worker_pid('consensus'));
+my ($output, $errors) = ('', '');
+my $call = IPC::Run::start([ 'psql', '-XAtq', '-d', $survivor->connstr('postgres'), '-c', 'SELECT quorum.force_new_cluster(accept_data_loss => true)' ],
+	'<', '/dev/null', '>', \$output, '2>', \$errors);
+QuorumCluster::wait_until('the request', sub { -e $request }, 30);
+my $kept_request = slurp_file($request);
+$survivor->kill9(all => 1);
+$call->finish;
+ok(-e $request, 'the request was not carried out yet');
+$survivor->start;
+$cluster->write_until_ok(q{INSERT INTO t VALUES (0, 'kept') ON CONFLICT (id) DO NOTHING});
+ok(!-e $request, 'it is carried out at the next start');
+is(join(':', $survivor->status('role', 'voters')), 'leader:1', 'the survivor is continued from');
+
+# ---- a_request_is_carried_out_once
+# As if the crash had come just before the request was removed.
+$survivor->stop;
+append_to_file($request, $kept_request);
+$survivor->start;
+$cluster->write_until_ok(q{INSERT INTO t VALUES (0, 'kept') ON CONFLICT (id) DO NOTHING});
+is($survivor->sql(q{SELECT count(*) FROM quorum.log WHERE kind = 'new cluster'}), '1', 'the same request again changes nothing');
+
 is($survivor->sql(q{SELECT count(*) FROM t WHERE v = 'kept'}), '51', 'every acknowledged row is there');
 
 # ---- members_that_it_does_not_know_tell_it
@@ -49,7 +75,7 @@ $_->stop foreach $newcomer, $bystander;
 # ---- two_survivors_stay_apart
 # The old leader comes back while none of the new cluster's nodes runs, and is forced as well.
 $leader->start;
-$forced = force_on($leader);
+my $forced = force_on($leader);
 ok($forced->{ok}, 'another survivor can be continued from too') or BAIL_OUT($forced->{stderr});
 my $logged_before = -s $leader->logfile;
 $_->start foreach $survivor, $newcomer;

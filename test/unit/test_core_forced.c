@@ -47,7 +47,7 @@ force(uint32_t id, PaxosSlot kept, PaxosSlot last, uint64_t round)
 	size_t		length = paxos_config_encode(&config, bytes, sizeof(bytes));
 
 	write_record(id, PAXOS_RECORD_CHOSEN, kept, (PaxosBallot) {0, 0}, NULL);
-	for (PaxosSlot slot = kept + 1; slot <= last; slot++)
+	for (PaxosSlot slot = last; slot > kept; slot--)
 		write_record(id, PAXOS_RECORD_ACCEPTED, slot, ballot, paxos_value_make(&allocator, PAXOS_VALUE_NOOP, nobody, NULL, 0));
 	write_record(id, PAXOS_RECORD_ACCEPTED, last + 1, ballot,
 				 paxos_value_make(&allocator, PAXOS_VALUE_CONFIG, config_id, bytes, (uint32_t) length));
