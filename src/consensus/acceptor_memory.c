@@ -174,6 +174,22 @@ memory_check(void)
 		step_aside();
 }
 
+/* Of a node that takes no part yet; a removed one says so. */
+static void
+publish_waiting(void)
+{
+	PaxosStatus status;
+
+	paxos_status(worker.core, worker_now_ms(), &status);
+	members_publish_status(&status);
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	if (QuorumShmem->status.role != NODE_REMOVED)
+		QuorumShmem->status.role = NODE_STOPPED;
+	QuorumShmem->status.has_quorum = false;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+/* Also for a node that was removed: those who have not heard of it may still need its acceptor, and it must not have forgotten anything either. */
 void
 memory_await_confirmation(void)
 {
@@ -188,7 +204,8 @@ memory_await_confirmation(void)
 		memory_check();
 		members_connect_peers();
 		transport_flush();
-		if (!told && worker_now_ms() >= begun_ms + SILENT_WAIT_MS)
+		publish_waiting();
+		if (!told && pg_atomic_read_u32(&QuorumShmem->removed) == 0 && worker_now_ms() >= begun_ms + SILENT_WAIT_MS)
 		{
 			told = true;
 			shmem_set_last_error(psprintf("waits until %d more of the other voters can be asked whether this node's journal is complete",
