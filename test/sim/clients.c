@@ -157,26 +157,89 @@ draw_learner(Sim *sim, const PaxosConfig *config)
  * A host makes a voter only of a learner that has caught up, and asks for the next change when most voters have written down
  * that the last one is chosen; a reckless one does not look.
  */
-static bool
-change_is_due(Sim *sim)
+bool
+sim_voters_are_aware(const Sim *sim)
 {
 	uint32_t	aware = 0;
 
 	for (uint32_t i = 0; i < sim->config.member_count; i++)
+	{
+		const SimNode *node = &sim->nodes[sim->config.members[i].node_id];
+
 		aware += sim->config.members[i].is_voter &&
-			sim->nodes[sim->config.members[i].node_id].durable_chosen >= sim->config.slot;
-	return sim->plan.reckless || aware > count_voters(&sim->config) / 2;
+			(node->durable_chosen >= sim->config.slot || sim_base_slot(node) >= sim->config.slot);
+	}
+	return aware > count_voters(&sim->config) / 2;
+}
+
+static bool
+change_is_due(Sim *sim)
+{
+	return sim->plan.reckless || sim_voters_are_aware(sim);
 }
 
 static bool
 may_promote(Sim *sim, uint32_t id)
 {
-	return sim->plan.reckless || sim->nodes[id].durable_chosen >= sim->config.slot;
+	return sim->plan.reckless || sim->nodes[id].durable_chosen >= sim->config.slot || sim_base_slot(&sim->nodes[id]) >= sim->config.slot;
+}
+
+/* A node that never was; it starts when a configuration that names it is chosen.  0: there are no more. */
+static uint32_t
+draw_newcomer(const Sim *sim, const PaxosConfig *config)
+{
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		bool		is_named = sim->nodes[id].exists;
+
+		for (uint32_t i = 0; i < config->member_count; i++)
+			is_named |= config->members[i].node_id == id;
+		if (!is_named)
+			return id;
+	}
+	return 0;
+}
+
+static bool
+add_learner(Sim *sim, PaxosConfig *config)
+{
+	uint32_t	id = draw_newcomer(sim, config);
+
+	if (id == 0)
+		return false;
+	config->members[config->member_count++] = (PaxosMember) {.node_id = id, .is_voter = false};
+	return true;
+}
+
+/* Who asks for it (the leader, mostly), one that is down, or anyone. */
+static uint32_t
+draw_leaver(Sim *sim, const PaxosConfig *config, uint32_t asker)
+{
+	uint64_t	whom = sim_below(sim, 4);
+
+	for (uint32_t i = 0; i < config->member_count; i++)
+		if ((whom == 0 && config->members[i].node_id == asker) || (whom == 1 && !sim->nodes[config->members[i].node_id].alive))
+			return i;
+	return (uint32_t) sim_below(sim, config->member_count);
+}
+
+static bool
+take_one_out(Sim *sim, PaxosConfig *config, uint32_t asker)
+{
+	uint32_t	index = draw_leaver(sim, config, asker);
+
+	if (config->members[index].is_voter && count_voters(config) < (sim->plan.has_goals ? 2 : 3))
+		return false;
+	if (config->members[index].is_voter && sim_chance(sim, SIM_MILLION / 3))
+		config->members[index].is_voter = false;
+	else
+		config->members[index] = config->members[--config->member_count];
+	return true;
 }
 
 /* Adds a learner, promotes one, or lets a member go or become a learner. */
 static bool
-draw_change(Sim *sim, PaxosConfig *config)
+draw_change(Sim *sim, PaxosConfig *config, uint32_t asker)
 {
 	uint64_t	kind = sim_below(sim, 4);
 	uint32_t	index;
@@ -185,20 +248,54 @@ draw_change(Sim *sim, PaxosConfig *config)
 		return false;
 	index = draw_learner(sim, config);
 	if (kind <= 1 && index < config->member_count && may_promote(sim, config->members[index].node_id))
-		config->members[index].is_voter = true;
-	else if (kind <= 2 && sim->next_node_id <= SIM_MAX_NODES)
-		config->members[config->member_count++] = (PaxosMember) {.node_id = sim->next_node_id++, .is_voter = false};
-	else
 	{
-		index = (uint32_t) sim_below(sim, config->member_count);
-		if (config->members[index].is_voter && count_voters(config) < 3)
-			return false;
-		if (config->members[index].is_voter && sim_chance(sim, SIM_MILLION / 3))
-			config->members[index].is_voter = false;
-		else
-			config->members[index] = config->members[--config->member_count];
+		config->members[index].is_voter = true;
+		return true;
 	}
-	return true;
+	return (kind <= 2 && add_learner(sim, config)) || take_one_out(sim, config, asker);
+}
+
+/* From one voter to three, to five, to three again, and so on, a step of two at a time; at the turn an end as small as one. */
+static bool
+step_to_goal(Sim *sim, PaxosConfig *config, uint32_t asker)
+{
+	uint32_t	voters = count_voters(config);
+	uint32_t	index;
+
+	if (config->member_count == 0)
+		return false;
+	if (voters == sim->goal)
+		sim->goal = sim->goal == 3 ? (sim_chance(sim, SIM_MILLION / 2) ? 5 : 1) : 3;
+	if (voters > sim->goal)
+		return take_one_out(sim, config, asker);
+	index = draw_learner(sim, config);
+	if (index < config->member_count)
+	{
+		config->members[index].is_voter = may_promote(sim, config->members[index].node_id);
+		return config->members[index].is_voter;
+	}
+	if (add_learner(sim, config))
+		return true;
+	sim->goal = 1;				/* nobody is left who could come */
+	return false;
+}
+
+bool
+sim_propose_members(Sim *sim, SimNode *node, const PaxosConfig *config)
+{
+	uint8_t		buffer[1 + PAXOS_MAX_MEMBERS * 5];
+	SimInput	input = {.kind = SIM_INPUT_PROPOSAL, .value_kind = PAXOS_VALUE_CONFIG};
+
+	input.length = (uint32_t) paxos_config_encode(config, buffer, sizeof(buffer));
+	sim_check(sim, input.length > 0, "configuration_encodes", "members", config->member_count, 0);
+	input.bytes = malloc(input.length + 8);
+	memcpy(input.bytes, buffer, input.length);
+	memset(input.bytes + input.length, 7, 8);	/* the host's own part */
+	input.length += 8;
+	if (sim_node_input(sim, node, input))
+		return true;
+	free(input.bytes);
+	return false;
 }
 
 /* Proposes a neighbour of the configuration that some node, mostly a leader, knows; it may be an old one. */
@@ -206,23 +303,33 @@ void
 sim_propose_config(Sim *sim)
 {
 	uint32_t	id = sim_chance(sim, SIM_MILLION * 9 / 10) ? sim_guess_leader(sim) : sim_pick_node(sim);
-	uint8_t		buffer[1 + PAXOS_MAX_MEMBERS * 5];
 	PaxosStatus status;
-	SimInput	input = {.kind = SIM_INPUT_PROPOSAL, .value_kind = PAXOS_VALUE_CONFIG};
 
 	if (id == 0 || !change_is_due(sim))
 		return;
 	sim_node_status(sim, &sim->nodes[id], &status);
-	if (!draw_change(sim, &status.config))
+	if (!(sim->plan.has_goals ? step_to_goal(sim, &status.config, id) : draw_change(sim, &status.config, id)))
 		return;
-	input.length = (uint32_t) paxos_config_encode(&status.config, buffer, sizeof(buffer));
-	sim_check(sim, input.length > 0, "configuration_encodes", "members", status.config.member_count, 0);
-	input.bytes = malloc(input.length + 8);
-	memcpy(input.bytes, buffer, input.length);
-	memset(input.bytes + input.length, 7, 8);	/* the host's own part */
-	input.length += 8;
-	if (!sim_node_input(sim, &sim->nodes[id], input))
-		free(input.bytes);
+	/* Now and then a second voter is to come or go at once, which a core must refuse. */
+	if (!sim_chance(sim, SIM_MILLION / 16) || draw_change(sim, &status.config, id))
+		sim_propose_members(sim, &sim->nodes[id], &status.config);
+}
+
+/* ---- orders to a leader and to hosts ---- */
+
+bool
+sim_transfer(Sim *sim, SimNode *node, uint32_t target)
+{
+	return sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_TRANSFER, .number = target});
+}
+
+static void
+order_transfer(Sim *sim)
+{
+	uint32_t	id = sim_chance(sim, SIM_MILLION * 9 / 10) ? sim_guess_leader(sim) : sim_pick_node(sim);
+
+	if (id != 0)
+		sim_transfer(sim, &sim->nodes[id], sim_chance(sim, SIM_MILLION / 3) ? 0 : 1 + (uint32_t) sim_below(sim, SIM_MAX_NODES));
 }
 
 /* One request of a client, or a burst of proposals that fills the pipeline. */
@@ -238,6 +345,16 @@ sim_client_next(Sim *sim)
 	if (sim->plan.membership && sim_chance(sim, sim->plan.membership_share))
 	{
 		sim_propose_config(sim);
+		return;
+	}
+	if (sim_chance(sim, sim->plan.transfer_share))
+	{
+		order_transfer(sim);
+		return;
+	}
+	if (sim_chance(sim, sim->plan.trim_share))
+	{
+		sim_trim(sim, &sim->nodes[1 + sim_below(sim, SIM_MAX_NODES)]);
 		return;
 	}
 	if (sim_chance(sim, sim->plan.leader_share))

@@ -33,6 +33,7 @@ typedef enum SimFaultKind
 	FAULT_TAKEOVER,
 	FAULT_BAN,
 	FAULT_RUSH,
+	FAULT_HAND_OVER,
 	FAULT_KINDS
 } SimFaultKind;
 
@@ -273,6 +274,48 @@ rush(Sim *sim, uint32_t victim)
 	act(sim, fall, SIM_DO_ISOLATE, victim, 2 * timeout);
 }
 
+/*
+ * A leader hands over while things go wrong around it: the target was away and is behind, or it or the leader falls at one of the steps, or they
+ * lose sight of each other or of the rest; clients go on, and read at both.
+ */
+static void
+hand_over(Sim *sim)
+{
+	uint32_t	leader = sim_guess_leader(sim);
+	uint32_t	target = sim_pick_node(sim);
+	SimTime		timeout = SIM_MS(sim->plan.election_timeout_ms);
+	SimTime		away = sim_chance(sim, SIM_MILLION / 2) ? sim_below(sim, timeout) : 0;
+
+	if (leader == 0 || target == 0 || target == leader)
+		return;
+	if (away > 0)
+		sim_cut(sim, leader, target, away);
+	act(sim, 0, SIM_DO_PROPOSE, leader, 1 + sim_below(sim, sim->plan.burst_max));
+	act(sim, away + sim_below(sim, timeout / 8), SIM_DO_TRANSFER, leader, target);
+	act(sim, away + sim_below(sim, timeout / 2), SIM_DO_PROPOSE, leader, 1 + sim_below(sim, 3));
+	switch (sim_below(sim, 6))
+	{
+		case 0:
+			act(sim, away + sim_below(sim, timeout / 4), SIM_DO_CRASH, leader, sim_below(sim, timeout));
+			break;
+		case 1:
+			act(sim, away + sim_below(sim, timeout / 4), SIM_DO_CRASH, target, sim_below(sim, timeout));
+			break;
+		case 2:
+			act(sim, away + sim_below(sim, timeout / 4), SIM_DO_ISOLATE, leader, timeout);
+			break;
+		case 3:
+			act(sim, away + sim_below(sim, timeout / 4), SIM_DO_ISOLATE, target, timeout);
+			break;
+		case 4:
+			act(sim, away + sim_below(sim, timeout / 4), SIM_DO_CONFIGURE, leader, 0);
+			break;
+		default:
+			break;
+	}
+	requests_around(sim, leader, away, away + timeout);
+}
+
 static SimFaultKind
 draw_kind(Sim *sim)
 {
@@ -375,6 +418,9 @@ sim_fault_next(Sim *sim)
 		case FAULT_FALSE_HINTS:
 			false_hints(sim);
 			break;
+		case FAULT_HAND_OVER:
+			hand_over(sim);
+			break;
 		default:
 			strike_node(sim, kind, victim);
 			break;
@@ -407,10 +453,11 @@ sim_fault_action(Sim *sim, const SimEvent *event)
 	SimNode    *node = &sim->nodes[event->node];
 
 	if (event->action == SIM_DO_JOIN)
-	{
 		join(sim, node->id, event->argument);
-		return;
-	}
+	else if (event->action == SIM_DO_SNAPSHOT)
+		sim_snapshot_capture(sim, node, (uint32_t) event->argument);
+	else if (event->action == SIM_DO_INSTALL)
+		sim_snapshot_install(sim, node);
 	if (!node->alive || (!sim->faulty && event->action != SIM_DO_HINT_UP))
 		return;
 	sim_trace(sim, "action", node->id, event->action, event->argument, 0);
@@ -442,7 +489,12 @@ sim_fault_action(Sim *sim, const SimEvent *event)
 			if (event->argument != node->id)
 				sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_LINK, .number = event->argument});
 			break;
+		case SIM_DO_TRANSFER:
+			sim_transfer(sim, node, (uint32_t) event->argument);
+			break;
 		case SIM_DO_JOIN:
+		case SIM_DO_SNAPSHOT:
+		case SIM_DO_INSTALL:
 			break;
 	}
 }

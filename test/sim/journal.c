@@ -141,6 +141,35 @@ sim_journal_crash(Sim *sim, SimNode *node)
 		index_record(journal, i);
 }
 
+/*
+ * Drops as much of the head as holds nothing above `slot` and is durable, as whole segments are; a promise of the highest ballot in it takes its
+ * place.  What is dropped becomes a hole, so that numbers stay.
+ */
+void
+sim_journal_trim(Sim *sim, SimNode *node, PaxosSlot slot)
+{
+	SimJournal *journal = &node->journal;
+	PaxosBallot promise = {0, 0};
+	size_t		end = 0;
+
+	while (end < journal->durable && journal->records[end].slot <= slot)
+		end++;
+	end = sim_chance(sim, SIM_MILLION / 2) ? end : sim_below(sim, end + 1);
+	for (size_t i = 0; i < end; i++)
+	{
+		SimRecord  *record = &journal->records[i];
+
+		if (paxos_ballot_compare(record->ballot, promise) > 0)
+			promise = record->ballot;
+		if (record->type == PAXOS_RECORD_ACCEPTED && journal->last_record[record->slot] == i + 1)
+			journal->last_record[record->slot] = 0;
+		*record = (SimRecord) {.type = SIM_RECORD_HOLE};
+	}
+	if (end > 0)
+		journal->records[0] = (SimRecord) {.type = PAXOS_RECORD_PROMISE, .ballot = promise};
+	sim_trace(sim, "trim", node->id, slot, end, promise.round);
+}
+
 void
 sim_journal_recover(Sim *sim, SimNode *node)
 {

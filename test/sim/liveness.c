@@ -14,6 +14,9 @@
  *	   new one stays.
  *	7. minority_admits_it: soon after a minority was cut off, none of its members says that a proposal is likely to end well.
  *	8. members_serve: without trouble each member says so.
+ *	9. transfer_arrives: without trouble a leader that is asked to hand over does so, to whom it was asked, within a few election
+ *	   timeouts at the most, and neither deposes the other again; nothing is refused or lost by it.
+ *	10. leader_leaves: a leader that a configuration makes no voter any more knows it, and another one follows as soon.
  */
 #include "sim.h"
 
@@ -29,6 +32,13 @@ static SimTime
 at_most(SimTime duration, SimTime limit)
 {
 	return duration < limit ? duration : limit;
+}
+
+/* Nobody may need a node that was removed, once most voters have written down that it was. */
+static bool
+may_stay_down(Sim *sim, uint32_t id)
+{
+	return !sim_node_is_member(sim, id) && sim_voters_are_aware(sim) && sim_chance(sim, SIM_MILLION / 2);
 }
 
 /* Ends all faults: what is down starts, what sleeps wakes, the network is as a LAN is. */
@@ -48,8 +58,12 @@ sim_heal(Sim *sim)
 	{
 		SimNode    *node = &sim->nodes[id];
 
-		if (node->exists && !node->alive)
+		if (node->exists && !node->alive && !may_stay_down(sim, id))
 			sim_node_start(sim, node);
+		if (node->exists)
+			sim_node_set_version(sim, node, PAXOS_NEWEST_FRAME_VERSION);
+		if (sim->plan.trim_share > 0 && sim_chance(sim, SIM_MILLION / 2))
+			sim_trim(sim, node);
 		node->paused_until = 0;
 		node->slow_disk_until = 0;
 		if (!node->alive)
@@ -482,6 +496,87 @@ await_service(Sim *sim)
 		}
 }
 
+/* ---- leaders that go ---- */
+
+static uint32_t
+draw_voter(Sim *sim, uint32_t except)
+{
+	uint32_t	start = (uint32_t) sim_below(sim, sim->config.member_count);
+
+	for (uint32_t i = 0; i < sim->config.member_count; i++)
+	{
+		const PaxosMember *member = &sim->config.members[(start + i) % sim->config.member_count];
+
+		if (member->is_voter && member->node_id != except)
+			return member->node_id;
+	}
+	return 0;
+}
+
+/* Repeats the order until it is taken: a leader refuses it while it is not sure of the target. */
+static void
+hand_over(Sim *sim)
+{
+	PaxosStatus status;
+	uint32_t	old_leader = ready_leader(sim, &status);
+	uint32_t	target = draw_voter(sim, old_leader);
+	uint32_t	asked_for = sim_chance(sim, SIM_MILLION / 4) ? 0 : target;
+	uint64_t	taken = sim->transfers;
+	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+
+	if (old_leader == 0 || target == 0)
+		return;
+	while (sim->transfers == taken)
+	{
+		sim_check(sim, sim->now < limit, "transfer_arrives", "the order is refused; leader, target", old_leader, asked_for);
+		sim_transfer(sim, &sim->nodes[old_leader], asked_for);
+		sim_propose(sim, &sim->nodes[old_leader]);
+		sim_propose(sim, &sim->nodes[target]);
+		sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+	}
+	await_leader(sim, old_leader, 4);
+	sim_advance(sim, sim->now + timeouts(sim, 3));
+	sim_check(sim, ready_leader(sim, &status) == target || (asked_for == 0 && ready_leader(sim, &status) != old_leader), "transfer_arrives",
+			  "leader and target", ready_leader(sim, &status), target);
+	propose_everywhere(sim, 0);
+	leader_must_stay(sim, ready_leader(sim, &status), status.ballot, "after a transfer", TROUBLE_NONE);
+}
+
+static void
+leader_leaves(Sim *sim)
+{
+	PaxosStatus status;
+	uint32_t	old_leader = ready_leader(sim, &status);
+	PaxosConfig next = sim->config;
+	SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
+	bool		as_learner = sim_chance(sim, SIM_MILLION / 3);
+
+	if (old_leader == 0 || count_voters(sim) < 2)
+		return;
+	for (uint32_t i = 0; i < next.member_count; i++)
+	{
+		if (next.members[i].node_id != old_leader)
+			continue;
+		if (as_learner)
+			next.members[i].is_voter = false;
+		else
+			next.members[i] = next.members[--next.member_count];
+		break;
+	}
+	sim_propose_members(sim, &sim->nodes[old_leader], &next);
+	while (await_leader(sim, 0, PATIENCE_TIMEOUTS) == old_leader)
+	{
+		sim_check(sim, sim->now < limit, "leader_leaves", "it stays; leader, voters", old_leader, count_voters(sim));
+		sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
+		if (sim->config.slot == next.slot && ready_leader(sim, &status) == old_leader && !status.config_is_pending)
+			sim_propose_members(sim, &sim->nodes[old_leader], &next);	/* something was under way */
+	}
+	await_leader(sim, old_leader, 4);
+	sim_node_status(sim, &sim->nodes[old_leader], &status);
+	sim_check(sim, status.role == PAXOS_LEARNER && status.config.slot == sim->config.slot, "leader_leaves", "its role, and the slot that it knows",
+			  status.role, status.config.slot);
+}
+
 void
 sim_check_calm(Sim *sim)
 {
@@ -499,6 +594,11 @@ sim_check_calm(Sim *sim)
 	await_leader(sim, 0, PATIENCE_TIMEOUTS);
 	await_service(sim);
 	propose_everywhere(sim, 0);
+	await_settled(sim, 0);
+	if (sim_chance(sim, SIM_MILLION / 2))
+		hand_over(sim);
+	if (sim_chance(sim, SIM_MILLION / 3))
+		leader_leaves(sim);
 	await_settled(sim, 0);
 	read_everywhere(sim, 0);
 }

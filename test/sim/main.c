@@ -93,6 +93,9 @@ run_share(const Options *options, uint64_t first)
 	uint64_t	reads = 0;
 	uint64_t	crashes = 0;
 	uint64_t	configs = 0;
+	uint64_t	transfers = 0;
+	uint64_t	bases = 0;
+	uint64_t	snapshots = 0;
 	uint64_t	stuck = 0;
 	uint64_t	done = 0;
 
@@ -116,16 +119,20 @@ run_share(const Options *options, uint64_t first)
 		reads += sim.reads_answered;
 		crashes += sim.crashes;
 		configs += sim.configs_chosen;
+		transfers += sim.transfers;
+		bases += sim.bases;
+		snapshots += sim.snapshots;
 		stuck += sim.stuck;
 	}
 	if (options->hash)
 		printf("%016llx\n", (unsigned long long) hash);
 	else
 		printf("passed: %llu schedules from seed %llu in %.1f s; %llu events, %llu proposals acknowledged, %llu reads, "
-			   "%llu crashes, %llu configurations, %llu stuck by recklessness\n", (unsigned long long) done,
+			   "%llu crashes, %llu configurations, %llu transfers, %llu bases, %llu snapshots, %llu stuck by recklessness\n", (unsigned long long) done,
 			   (unsigned long long) (options->seed + first), wall_clock() - begin, (unsigned long long) steps,
 			   (unsigned long long) acknowledged, (unsigned long long) reads, (unsigned long long) crashes,
-			   (unsigned long long) configs, (unsigned long long) stuck);
+			   (unsigned long long) configs, (unsigned long long) transfers, (unsigned long long) bases, (unsigned long long) snapshots,
+			   (unsigned long long) stuck);
 	return 0;
 }
 

@@ -10,7 +10,8 @@
  *	1. An event that was scheduled for one life of a node never reaches the next one.
  *	2. restore_only_delivers: paxos_restore emits nothing but deliveries.
  *	3. garbled_frame_refused: the codec takes every frame that was sent, and no garbled one.
- *	4. memory_returned: a core that is destroyed has returned all that it allocated.
+ *	4. frame_is_understood: a frame has a version that its receiver understands.
+ *	5. memory_returned: a core that is destroyed has returned all that it allocated.
  */
 #include "sim.h"
 
@@ -81,8 +82,24 @@ send_message(Sim *sim, SimNode *node, const PaxosOutMessage *out)
 
 	sim_check(sim, written == size && size <= PAXOS_MAX_FRAME_BYTES, "encoded_size_is_true",
 			  "size and bytes written", size, written);
+	sim_check(sim, !sim->nodes[out->to].exists || frame[2] <= sim->nodes[out->to].frame_version, "frame_is_understood",
+			  "version and what the receiver understands", frame[2], sim->nodes[out->to].frame_version);
 	sim_network_send(sim, node->id, out->to, frame, written, sim_message_teaches(out->message));
 	free(frame);
+}
+
+/* The slots are gone; a peer that does not understand this is left without an answer. */
+static void
+answer_trimmed(Sim *sim, SimNode *node, const PaxosCatchUp *wanted)
+{
+	uint8_t		frame[64];
+	size_t		length = paxos_encode_trimmed(node->core, wanted->to, sim_base_slot(node) + 1, frame, sizeof(frame));
+
+	sim_trace(sim, "trimmed", node->id, wanted->to, wanted->first_slot, length);
+	sim_check(sim, (length > 0) == (node->frame_version >= 3 && sim->nodes[wanted->to].frame_version >= 3), "frame_is_understood",
+			  "answered or not, node", length, wanted->to);
+	if (length > 0)
+		sim_network_send(sim, node->id, wanted->to, frame, length, true);
 }
 
 /* Answers from the journal, as far as one frame goes. */
@@ -98,6 +115,11 @@ catch_up(Sim *sim, SimNode *node, const PaxosCatchUp *wanted)
 	sim_check(sim, wanted->first_slot >= 1 && wanted->first_slot <= wanted->last_slot &&
 			  wanted->last_slot <= node->delivered, "catch_up_is_delivered", "asks for slots that are not delivered here",
 			  wanted->last_slot, node->delivered);
+	if (wanted->first_slot <= sim_base_slot(node))
+	{
+		answer_trimmed(sim, node, wanted);
+		return;
+	}
 	for (PaxosSlot slot = wanted->first_slot; slot <= wanted->last_slot && count < PAXOS_MAX_ENTRIES_PER_MESSAGE; slot++)
 	{
 		const SimRecord *record = sim_journal_last(node, slot);
@@ -143,6 +165,8 @@ carry_out(Sim *sim, SimNode *node, const PaxosEffects *effects)
 	for (size_t i = 0; i < effects->catch_up_count; i++)
 		catch_up(sim, node, &effects->catch_ups[i]);
 	deliver(sim, node, effects);
+	if (effects->snapshot_needed != 0)
+		sim_snapshot_needed(sim, node, effects->snapshot_needed, effects->snapshot_from);
 	for (size_t i = 0; i < effects->read_count; i++)
 		sim_read_answered(sim, node, &effects->reads[i]);
 	if (effects->next_deadline_ms >= SIM_FOREVER / 1000)
@@ -178,6 +202,11 @@ take_frame(Sim *sim, SimNode *node, SimFrame *frame)
 	PaxosEvent	event = {.type = PAXOS_EVENT_MESSAGE, .peer_id = frame->from, .message = message};
 	bool		alive = true;
 
+	if (!frame->garbled && frame->bytes[2] > node->frame_version)
+	{
+		sim_frame_release(frame);	/* sent before it was started with an older build: no such link outlives that */
+		return true;
+	}
 	sim_trace(sim, frame->garbled ? "garbled" : "receive", node->id, frame->from, frame->length, 0);
 	if (frame->garbled)
 		sim_check(sim, message == NULL && why != NULL, "garbled_frame_refused", "length and sender", frame->length, frame->from);
@@ -216,6 +245,21 @@ take_proposal(Sim *sim, SimNode *node, const SimInput *input)
 }
 
 static bool
+take_transfer(Sim *sim, SimNode *node, uint32_t target)
+{
+	PaxosEvent	event = {.type = PAXOS_EVENT_TRANSFER, .peer_id = target};
+	PaxosStatus status;
+	bool		alive = step(sim, node, &event, NULL);
+
+	if (!alive)
+		return false;
+	sim_node_status(sim, node, &status);
+	sim->transfers += status.transfer_to != 0;
+	sim_trace(sim, "transfer", node->id, target, status.transfer_to, 0);
+	return true;
+}
+
+static bool
 take_input(Sim *sim, SimNode *node, SimInput input)
 {
 	PaxosEvent	event = {.type = PAXOS_EVENT_TICK};
@@ -226,6 +270,8 @@ take_input(Sim *sim, SimNode *node, SimInput input)
 			return take_frame(sim, node, input.frame);
 		case SIM_INPUT_PROPOSAL:
 			return take_proposal(sim, node, &input);
+		case SIM_INPUT_TRANSFER:
+			return take_transfer(sim, node, (uint32_t) input.number);
 		case SIM_INPUT_READ:
 			event = (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = input.number};
 			break;
@@ -313,6 +359,7 @@ sim_node_create(Sim *sim, uint32_t id, PaxosSlot config_slot, uint32_t config_va
 static void
 restore(Sim *sim, SimNode *node)
 {
+	sim_restore_base(sim, node);
 	for (size_t i = 0; i < node->journal.count; i++)
 	{
 		SimRecord	kept = node->journal.records[i];
@@ -320,6 +367,8 @@ restore(Sim *sim, SimNode *node)
 		PaxosEffects effects;
 
 		memset(&effects, 0, sizeof(effects));
+		if (kept.type == SIM_RECORD_HOLE)
+			continue;
 		if (kept.type == PAXOS_RECORD_ACCEPTED || kept.type == PAXOS_RECORD_CONFIG)
 			record.value = sim_value_make(sim, kept.value);
 		paxos_restore(node->core, &record, &effects);
@@ -328,6 +377,26 @@ restore(Sim *sim, SimNode *node)
 		deliver(sim, node, &effects);
 		if (record.value != NULL)
 			paxos_value_release(&sim->allocator, record.value);
+	}
+}
+
+/* Each host tells its core what the others understand, as it learns from their links. */
+void
+sim_node_set_version(Sim *sim, SimNode *node, uint32_t frame_version)
+{
+	node->frame_version = frame_version;
+	sim_trace(sim, "version", node->id, frame_version, 0, 0);
+	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
+	{
+		SimNode    *peer = &sim->nodes[id];
+		uint32_t	common = peer->frame_version < frame_version ? peer->frame_version : frame_version;
+
+		if (peer == node || !peer->exists)
+			continue;
+		if (node->core != NULL)
+			paxos_set_peer_version(node->core, id, common);
+		if (peer->core != NULL)
+			paxos_set_peer_version(peer->core, node->id, common);
 	}
 }
 
@@ -362,6 +431,7 @@ sim_node_start(Sim *sim, SimNode *node)
 	restore(sim, node);
 	if (settings.incarnation == 0)
 		paxos_set_incarnation(node->core, node->incarnation);	/* every other start tells it late */
+	sim_node_set_version(sim, node, sim->faulty && sim_chance(sim, sim->plan.old_share) ? 2 : PAXOS_NEWEST_FRAME_VERSION);
 	memset(&effects, 0, sizeof(effects));
 	paxos_start(node->core, sim_node_clock(sim, node), sim_random(sim), &effects);
 	if (!carry_out(sim, node, &effects))

@@ -21,7 +21,7 @@
  *	9. ready_leader_knows_all: a leader that is ready has delivered everything that was chosen in lower ballots.
  *	10. configuration_steps: neighbouring configurations differ by at most one voter.
  *	11. banned_node_does_not_lead: a node that was told not to lead neither leads nor asks for it.
- *	12. status_is_true: the status names what was delivered.
+ *	12. status_is_true: the status names what was delivered; only a leader that is a voter has a transfer under way.
  *
  * Files values.c, journal.c, node.c, clients.c and liveness.c check and name others.
  */
@@ -115,6 +115,8 @@ start_joiners(Sim *sim, PaxosSlot slot)
 	{
 		uint32_t	id = sim->config.members[i].node_id;
 
+		if (!sim->faulty && sim->nodes[id].exists && !sim->nodes[id].alive)	/* it had been removed, and was left down */
+			sim_schedule(sim, (SimEvent) {.at = sim->now, .kind = SIM_RESTART, .node = id, .life = sim->nodes[id].life});
 		if (!sim->nodes[id].exists)
 			sim_schedule(sim, (SimEvent) {
 				.at = sim->now + sim_below(sim, SIM_MS(2 * sim->plan.election_timeout_ms)),
@@ -209,7 +211,7 @@ chosen_record(Sim *sim, SimNode *node, PaxosSlot slot)
 {
 	sim_check(sim, slot <= sim->chosen_prefix, "chosen_claim_is_true", "a record calls slots chosen that are not", slot,
 			  sim->chosen_prefix);
-	for (PaxosSlot s = slot; s > 0 && s + 8 > slot; s--)
+	for (PaxosSlot s = slot; s > sim_base_slot(node) && s + 8 > slot; s--)
 	{
 		const SimRecord *last = sim_journal_last(node, s);
 
@@ -431,6 +433,8 @@ sim_observe_status(Sim *sim, SimNode *node)
 	sim_node_status(sim, node, &status);
 	sim_check(sim, status.delivered_slot == node->delivered, "status_is_true", "delivered slot and what was delivered",
 			  status.delivered_slot, node->delivered);
+	sim_check(sim, status.transfer_to == 0 || status.role == PAXOS_LEADER, "status_is_true", "a transfer without a leader; role, target",
+			  status.role, status.transfer_to);
 	sim_check(sim, status.chosen_slot <= sim->chosen_prefix, "chosen_claim_is_true", "a status calls slots chosen that are not",
 			  status.chosen_slot, sim->chosen_prefix);
 	sim_check(sim, node->may_lead || (status.role != PAXOS_LEADER && status.role != PAXOS_CANDIDATE), "banned_node_does_not_lead",

@@ -146,6 +146,10 @@ draw_plan(Sim *sim, uint64_t max_steps)
 	plan->membership = sim_chance(sim, SIM_MILLION / 3);
 	plan->reckless = plan->membership && sim_chance(sim, SIM_MILLION / 2);
 	plan->membership_share = DRAW(SIM_MILLION / 12, SIM_MILLION / 3);
+	plan->has_goals = sim_chance(sim, SIM_MILLION / 2);
+	plan->transfer_share = DRAW(0, 0, SIM_MILLION / 40, SIM_MILLION / 8);
+	plan->trim_share = DRAW(0, 0, SIM_MILLION / 40, SIM_MILLION / 8);
+	plan->old_share = DRAW(0, 0, 0, SIM_MILLION / 5, SIM_MILLION / 2);
 	plan->founder_count = plan->membership ? DRAW(1, 2, 3, 4) : DRAW(3, 3, 5);
 	plan->fault_phase = SIM_MS(plan->election_timeout_ms) * DRAW(8, 12, 20);
 	plan->max_steps = max_steps;
@@ -237,7 +241,7 @@ found_cluster(Sim *sim)
 	}
 	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
 		sim->nodes[id].id = id;
-	sim->next_node_id = sim->plan.founder_count + 1;
+	sim->goal = 3;
 	length = paxos_config_encode(&sim->config, buffer, sizeof(buffer));
 	sim_check(sim, length > 0, "configuration_encodes", "founders", sim->plan.founder_count, length);
 	sim->founders = sim_value_add(sim, PAXOS_VALUE_CONFIG, (PaxosProposalId) {0, 0, 0}, buffer, (uint32_t) length);
@@ -259,6 +263,8 @@ close_run(Sim *sim)
 			sim_frame_release(event.frame);
 	for (uint32_t id = 1; id <= SIM_MAX_NODES; id++)
 	{
+		sim_base_free(sim->nodes[id].base);
+		sim_base_free(sim->nodes[id].incoming);
 		free(sim->nodes[id].journal.records);
 		free(sim->nodes[id].journal.last_record);
 		free(sim->nodes[id].inputs);

@@ -9,6 +9,7 @@
  *	random.c		the generator and the event queue
  *	network.c		encoded frames that are lost, delayed, doubled, reordered, garbled, and links that are cut
  *	journal.c		a node's disk: what was appended, what is durable, what a crash leaves
+ *	snapshot.c		logs that begin late: trimmed journals, snapshots from a donor
  *	node.c			the host of one core: its loop, its effects, crash and restart
  *	clients.c		proposals, reads, configuration changes
  *	faults.c		what goes wrong, and when
@@ -33,9 +34,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "consensus/core/base.h"
 #include "consensus/core/paxos.h"
 
-#define SIM_MAX_NODES 7			/* node ids are 1 to 7 */
+#define SIM_MAX_NODES 9			/* node ids are 1 to 9 */
 #define SIM_MILLION 1000000u
 #define SIM_FOREVER UINT64_MAX
 
@@ -55,6 +57,10 @@ typedef struct SimPlan
 	bool		membership;		/* configurations change while it runs */
 	bool		reckless;		/* voters are made of nodes that have not caught up, one change right after the other */
 	uint32_t	membership_share;	/* of the clients' requests, then */
+	bool		has_goals;		/* it grows and shrinks by turns; otherwise changes are drawn one by one */
+	uint32_t	transfer_share; /* of the clients' requests */
+	uint32_t	trim_share;		/* of the clients' requests: some node trims its journal */
+	uint32_t	old_share;		/* of the starts of nodes: that build speaks version 2 only */
 	SimTime		fault_phase;	/* how long things go wrong */
 	uint64_t	max_steps;		/* and at most this many events of it */
 
@@ -115,7 +121,10 @@ typedef enum SimActionKind
 	SIM_DO_CONFIGURE,
 	SIM_DO_HINT_UP,
 	SIM_DO_HINT_DOWN,
-	SIM_DO_JOIN
+	SIM_DO_JOIN,
+	SIM_DO_TRANSFER,
+	SIM_DO_SNAPSHOT,
+	SIM_DO_INSTALL
 } SimActionKind;
 
 typedef struct SimFrame
@@ -152,6 +161,8 @@ typedef struct SimValue
 	PaxosSlot	effective_slot; /* where it took effect; 0: not yet */
 } SimValue;
 
+#define SIM_RECORD_HOLE ((PaxosRecordType) 0)	/* was trimmed */
+
 typedef struct SimRecord
 {
 	PaxosRecordType type;
@@ -173,13 +184,22 @@ typedef struct SimJournal
 	size_t		slot_capacity;
 } SimJournal;
 
+/* What follows from the log up to a slot. */
+typedef struct SimBase
+{
+	PaxosSlot	slot;
+	PaxosConfig config;
+	PaxosOrigins origins;
+} SimBase;
+
 typedef enum SimInputKind
 {
 	SIM_INPUT_FRAME,
 	SIM_INPUT_PROPOSAL,
 	SIM_INPUT_READ,
 	SIM_INPUT_PERSISTED,
-	SIM_INPUT_LINK
+	SIM_INPUT_LINK,
+	SIM_INPUT_TRANSFER
 } SimInputKind;
 
 typedef struct SimInput
@@ -189,7 +209,7 @@ typedef struct SimInput
 	PaxosValueKind value_kind;	/* PROPOSAL; its bytes are from malloc and the inbox owns them */
 	uint32_t	length;
 	uint8_t    *bytes;
-	uint64_t	number;			/* READ: id; LINK: peer */
+	uint64_t	number;			/* READ: id; LINK: peer; TRANSFER: target */
 	bool		link_up;
 } SimInput;
 
@@ -219,7 +239,12 @@ typedef struct SimNode
 	SimTime		banned_until;	/* it may not lead */
 	bool		may_lead;		/* as the core was told */
 
+	uint32_t	frame_version;	/* the newest that this start understands */
+
 	SimJournal	journal;
+	SimBase    *base;			/* its log begins behind it; NULL: at 1 */
+	SimBase    *incoming;		/* a snapshot that is being copied; NULL: none */
+	bool		snapshot_under_way; /* one will be */
 	SimInput   *inputs;			/* ring of SIM_MAX_INPUTS */
 	uint32_t	input_head;
 	uint32_t	input_count;
@@ -280,7 +305,6 @@ typedef struct Sim
 	uint64_t	event_order;
 
 	SimNode		nodes[SIM_MAX_NODES + 1];	/* by id; 0 is unused */
-	uint32_t	next_node_id;
 	SimTime		cut_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];	/* from, to */
 	SimTime		lossy_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
 	SimTime		slow_link_until[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
@@ -313,6 +337,10 @@ typedef struct Sim
 	uint64_t	reads_answered;
 	uint64_t	crashes;
 	uint64_t	configs_chosen;
+	uint64_t	transfers;		/* that leaders took */
+	uint64_t	bases;			/* journals trimmed, snapshots included */
+	uint64_t	snapshots;
+	uint32_t	goal;			/* voters that the clients work towards */
 	bool		stuck;			/* ended without a leader, as a reckless run may */
 
 	jmp_buf		failed;
@@ -353,11 +381,22 @@ extern void sim_journal_append(Sim *sim, SimNode *node, const PaxosRecord *recor
 extern void sim_journal_start_sync(Sim *sim, SimNode *node);
 extern void sim_journal_sync_done(Sim *sim, SimNode *node, size_t up_to);
 extern void sim_journal_crash(Sim *sim, SimNode *node);
+extern void sim_journal_trim(Sim *sim, SimNode *node, PaxosSlot slot);
 extern void sim_journal_recover(Sim *sim, SimNode *node);
 extern const SimRecord *sim_journal_last(const SimNode *node, PaxosSlot slot);
 extern bool sim_journal_holds(const SimNode *node, PaxosSlot slot, uint32_t value);
 
+/* snapshot.c */
+extern void sim_base_free(SimBase *base);
+extern PaxosSlot sim_base_slot(const SimNode *node);
+extern void sim_trim(Sim *sim, SimNode *node);
+extern void sim_restore_base(Sim *sim, SimNode *node);
+extern void sim_snapshot_needed(Sim *sim, SimNode *node, PaxosSlot first_held, uint32_t from);
+extern void sim_snapshot_capture(Sim *sim, SimNode *node, uint32_t from);
+extern void sim_snapshot_install(Sim *sim, SimNode *node);
+
 /* node.c */
+extern void sim_node_set_version(Sim *sim, SimNode *node, uint32_t frame_version);
 extern void sim_node_create(Sim *sim, uint32_t id, PaxosSlot config_slot, uint32_t config_value);
 extern void sim_node_start(Sim *sim, SimNode *node);
 extern void sim_node_crash(Sim *sim, SimNode *node, SimTime down_for);
@@ -372,8 +411,11 @@ extern bool sim_node_is_member(const Sim *sim, uint32_t id);
 /* clients.c */
 extern void sim_client_next(Sim *sim);
 extern bool sim_propose(Sim *sim, SimNode *node);
+extern bool sim_voters_are_aware(const Sim *sim);
 extern void sim_propose_config(Sim *sim);
 extern bool sim_read(Sim *sim, SimNode *node);
+extern bool sim_transfer(Sim *sim, SimNode *node, uint32_t target);
+extern bool sim_propose_members(Sim *sim, SimNode *node, const PaxosConfig *config);
 extern void sim_read_answered(Sim *sim, SimNode *node, const PaxosReadResult *result);
 extern void sim_reads_advance(Sim *sim, SimNode *node);
 extern uint32_t sim_guess_leader(Sim *sim);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "consensus/core/base.h"
 #include "consensus/core/message.h"
 #include "consensus/core/paxos.h"
 #include "tap.h"
@@ -51,6 +52,13 @@ typedef struct Node
 	unsigned	sent[PAXOS_MESSAGE_TYPE_END];	/* frames by type, also those that were cut */
 	unsigned	catch_ups;
 	bool		refused;		/* the last proposal */
+	bool		transfer_refused;	/* the last transfer */
+	PaxosSlot	base_slot;		/* its log begins behind this one at its next start, and it teaches none up to it */
+	uint8_t    *base;			/* bytes of that base; NULL: none */
+	size_t		base_length;
+	PaxosSlot	snapshot_needed;	/* as last told */
+	uint32_t	snapshot_from;
+	uint32_t	frame_version;	/* that others think it understands; 0: the newest */
 } Node;
 
 typedef struct Cluster
@@ -170,6 +178,13 @@ answer_catch_up(uint32_t id, const PaxosCatchUp *wanted)
 	size_t		length;
 
 	node->catch_ups++;
+	if (wanted->first_slot <= node->base_slot)
+	{
+		length = paxos_encode_trimmed(node->core, wanted->to, node->base_slot + 1, frame, sizeof(frame));
+		if (length > 0)
+			queue_frame(id, wanted->to, frame, length);
+		return;
+	}
 	for (PaxosSlot slot = wanted->first_slot; slot <= wanted->last_slot && count < PAXOS_MAX_ENTRIES_PER_MESSAGE; slot++)
 		values[count++] = node->delivered[slot - 1].value;
 	paxos_encode_learn(node->core, wanted->first_slot, values, count, frame, sizeof(frame), &length);
@@ -201,6 +216,12 @@ do_effects(uint32_t id, const PaxosEffects *effects)
 	for (size_t i = 0; i < effects->read_count && node->read_count < 64; i++)
 		node->reads[node->read_count++] = effects->reads[i];
 	node->refused = effects->proposal_refused;
+	node->transfer_refused = effects->transfer_refused;
+	if (effects->snapshot_needed != 0)
+	{
+		node->snapshot_needed = effects->snapshot_needed;
+		node->snapshot_from = effects->snapshot_from;
+	}
 	node->deadline_ms = effects->next_deadline_ms;
 }
 
@@ -229,12 +250,24 @@ node_settings(uint32_t id)
 	return settings;
 }
 
+/* All but what stands below the base: that is what its tables hold. */
 static inline void
-forget_delivered(Node *node)
+forget_delivered(Node *node, PaxosSlot base_slot)
 {
-	for (size_t i = 0; i < node->delivered_count; i++)
-		paxos_value_release(&allocator, node->delivered[i].value);
-	node->delivered_count = 0;
+	while (node->delivered_count > base_slot)
+		paxos_value_release(&allocator, node->delivered[--node->delivered_count].value);
+}
+
+static inline void
+tell_versions(uint32_t id)
+{
+	for (uint32_t peer = 1; peer <= CLUSTER_NODES; peer++)
+	{
+		uint32_t	version = cluster.nodes[peer].frame_version;
+
+		if (peer != id)
+			paxos_set_peer_version(cluster.nodes[id].core, peer, version == 0 ? PAXOS_NEWEST_FRAME_VERSION : version);
+	}
 }
 
 static inline void
@@ -247,8 +280,10 @@ start_node(uint32_t id)
 	node->incarnation++;
 	node->next_sequence = 1;
 	settings = node_settings(id);
-	forget_delivered(node);
+	forget_delivered(node, node->base_slot);
 	node->core = paxos_create(&settings, &allocator);
+	if (node->base != NULL)
+		ok_quietly(paxos_restore_base(node->core, node->base_slot, node->base, node->base_length), "a base is restored");
 	node->life_start = node->record_count;
 	for (size_t i = 0; i < node->record_count; i++)
 	{
@@ -260,6 +295,7 @@ start_node(uint32_t id)
 		if (node->record_count != count_before)
 			abort();
 	}
+	tell_versions(id);
 	paxos_start(node->core, cluster.now_ms, cluster_random(), &effects);
 	do_effects(id, &effects);
 }
@@ -279,6 +315,80 @@ stop_node(uint32_t id)
 		if (record->value != NULL)
 			paxos_value_release(&allocator, record->value);
 	}
+}
+
+/* What a compaction finds in the log of a node up to a slot, as its base; the node is down, or goes on with what it holds. */
+static inline void
+make_base(uint32_t log_id, PaxosSlot slot, uint32_t id)
+{
+	const Node *log = &cluster.nodes[log_id];
+	Node	   *node = &cluster.nodes[id];
+	PaxosOrigins origins;
+	PaxosConfig config;
+
+	if (slot > log->delivered_count || log->records[0].type != PAXOS_RECORD_CONFIG)
+		abort();
+	paxos_origins_init(&origins, &allocator);
+	paxos_config_decode(&config, log->records[0].value->bytes, log->records[0].value->length);
+	for (PaxosSlot s = 1; s <= slot; s++)
+	{
+		const PaxosValue *value = log->delivered[s - 1].value;
+
+		if (value->kind != PAXOS_VALUE_NOOP && !paxos_origins_note(&origins, value->id) && value->kind == PAXOS_VALUE_CONFIG)
+		{
+			paxos_config_decode(&config, value->bytes, value->length);
+			config.slot = s;
+		}
+	}
+	free(node->base);
+	node->base_slot = slot;
+	node->base_length = paxos_base_size(&config, &origins);
+	node->base = malloc(node->base_length);
+	ok_quietly(paxos_base_encode(slot, &config, &origins, node->base, node->base_length - 1) == 0 &&
+			   paxos_base_encode(slot, &config, &origins, node->base, node->base_length) == node->base_length, "a base is encoded");
+	paxos_origins_free(&origins);
+}
+
+/* Drops the records up to the base, but for the first (its founding) and the highest ballot. */
+static inline void
+trim_journal(uint32_t id)
+{
+	Node	   *node = &cluster.nodes[id];
+	PaxosRecord promise = {.type = PAXOS_RECORD_PROMISE};
+	size_t		kept = 1;
+
+	if (node->core != NULL || node->base == NULL)
+		abort();
+	for (size_t i = 1; i < node->record_count; i++)
+	{
+		PaxosRecord *record = &node->records[i];
+
+		if (paxos_ballot_compare(record->ballot, promise.ballot) > 0)
+			promise.ballot = record->ballot;
+		if (record->slot > node->base_slot)
+			node->records[kept++] = *record;
+		else if (record->value != NULL)
+			paxos_value_release(&allocator, record->value);
+	}
+	node->records[kept++] = promise;
+	node->record_count = node->durable_count = kept;
+}
+
+/* The tables of `from`, as of all that it has delivered, with the base that belongs to them; the node is down. */
+static inline void
+install_snapshot(uint32_t from, uint32_t id)
+{
+	Node	   *node = &cluster.nodes[id];
+
+	make_base(from, cluster.nodes[from].delivered_count, id);
+	forget_delivered(node, 0);
+	for (PaxosSlot slot = 1; slot <= node->base_slot; slot++)
+	{
+		node->delivered[slot - 1] = cluster.nodes[from].delivered[slot - 1];
+		paxos_value_retain(node->delivered[slot - 1].value);
+	}
+	node->delivered_count = node->base_slot;
+	trim_journal(id);
 }
 
 /* Gives the node its bootstrap configuration, and starts it. */
@@ -320,7 +430,8 @@ stop_cluster(void)
 
 		if (node->core != NULL)
 			stop_node(id);
-		forget_delivered(node);
+		forget_delivered(node, 0);
+		free(node->base);
 		for (size_t i = 0; i < node->record_count; i++)
 			if (node->records[i].value != NULL)
 				paxos_value_release(&allocator, node->records[i].value);
@@ -454,6 +565,12 @@ propose_config(uint32_t id, const PaxosConfig *config)
 
 	step(id, (PaxosEvent) {.type = PAXOS_EVENT_PROPOSAL, .kind = PAXOS_VALUE_CONFIG,
 		.sequence = cluster.nodes[id].next_sequence++, .bytes = bytes, .length = (uint32_t) length});
+}
+
+static inline void
+transfer(uint32_t id, uint32_t target)
+{
+	step(id, (PaxosEvent) {.type = PAXOS_EVENT_TRANSFER, .peer_id = target});
 }
 
 static inline void

@@ -147,6 +147,33 @@ overtaken_leader_steps_down(void)
 	stop_cluster();
 }
 
+/*
+ * The promises that made it leader are those of a majority of the configuration before.  Of neighbours all majorities meet, so it takes several
+ * changes before that does harm; the rule is asked of each.
+ */
+static void
+new_configuration_needs_promises(void)
+{
+	PaxosConfig both = make_config(2, 0);
+
+	start_cluster(1, 64);
+	run(5);
+	change(1, 1, 1);
+	join(2, 1);
+	run(300);
+	cluster.nodes[2].disk_is_held = true;
+	propose_config(1, &both);
+	run(10);
+	propose(1, "behind it");
+	run(100);
+	ok(status_of(1).config.slot == 2 && status_of(1).quorum_size == 2, "one voter made itself and another one the voters");
+	ok(status_of(1).role == PAXOS_LEADER && status_of(1).accepted_slot == 2, "it proposes nothing before the other one has promised");
+	cluster.nodes[2].disk_is_held = false;
+	run(50);
+	ok(times_effective(1, "behind it") == 1 && same_log(1, 2), "then it goes on");
+	stop_cluster();
+}
+
 static void
 configuration_survives_a_restart(void)
 {
@@ -180,6 +207,7 @@ main(void)
 	one_change_at_a_time();
 	removed_leader_steps_down();
 	overtaken_leader_steps_down();
+	new_configuration_needs_promises();
 	configuration_survives_a_restart();
 	return tap_done();
 }

@@ -100,7 +100,9 @@ paxos_restore(PaxosCore *core, const PaxosRecord *record, PaxosEffects *effects)
 			learner_restore_chosen(core, record->slot);
 			break;
 		case PAXOS_RECORD_CONFIG:
-			config_install(core, record->slot, record->value);
+			/* What is delivered, or stands in a base, has settled the configurations up to there. */
+			if (core->config.member_count == 0 || record->slot > core->delivered_slot)
+				config_install(core, record->slot, record->value);
 			break;
 	}
 	effects_fill(core, effects);

@@ -7,18 +7,19 @@
  * The extension is that of Ongaro 2014, section 3.10, in the terms of Paxos:
  *	 1. The leader places no new value.  What is proposed here or forwarded stays with its origin, which sends it to the next leader.
  *	 2. When all that it placed is chosen, and the target has accepted all of it durably, it sends HAND_OVER with its chosen_slot.
- *	 3. The target, which follows this very ballot, learns by that all up to there, and starts phase 1 without asking for pre-votes.  A pre-vote
- *		would fail, for the others hear a leader; a PREPARE is answered by the rules of the acceptor alone, which knows no loyalty.
+ *	 3. The target, which follows this very ballot, learns by that all up to there, and starts phase 1 without asking for pre-votes.  A
+ *		pre-vote would fail, for the others hear a leader; a PREPARE is answered by the rules of the acceptor alone, which knows no loyalty.
  *	 4. The old leader is deposed by the PREPARE.  If nothing comes within an election timeout, it goes on as if nothing had been.
  *
- * Why it is safe: the target's phase 1 is the ordinary one.  Its ballot is told after its own promise is durable, it proposes only after a majority
- * promised, and adopts what they report.  Steps 1 and 2 serve speed only: the target is refused by nobody as one that is behind, and
- * finds nothing to adopt.  A HAND_OVER that is late or doubled can cost an election, nothing else; and the target ignores one that it
+ * Why it is safe: the target's phase 1 is the ordinary one.  Its ballot is told after its own promise is durable, it proposes only after a
+ * majority promised, and adopts what they report.  Steps 1 and 2 serve speed only: the target is refused by nobody as one that is behind,
+ * and finds nothing to adopt.  A HAND_OVER that is late or doubled can cost an election, nothing else; and the target ignores one that it
  * can tell is old: there it has accepted more in that ballot since.
  *
- * A leader that is no voter any more ("Ongaro 2014, section 4.2.2") stays leader for a while, but proposes nothing: its configuration is the last
- * thing that it placed (the barrier, proposer.c), and the slots after it belong to a majority that it is no part of.  It tells
- * the others that the configuration is chosen, hands over to the one that is most advanced once a majority of the new voters knows, and steps down.
+ * A leader that is no voter any more (Ongaro 2014, section 4.2.2) stays leader for a while, but proposes nothing: its configuration is the
+ * last thing that it placed (the barrier, proposer.c), and the slots after it belong to a majority that it is no part of.  It tells the
+ * others that the configuration is chosen, hands over to the one that is most advanced once a majority of the new voters knows, and steps
+ * down.  Without that the last voters of a pair could wait for each other: who does not know that the other is gone needs its vote.
  *
  * Invariants
  *	 1. transfer_to is 0 unless this node leads and is a voter.
@@ -27,11 +28,16 @@
 #include "paxos_internal.h"
 
 static bool
+understands(const PaxosCore *core, const Peer *peer)
+{
+	return core_peer_version(core, peer->node_id) >= message_first_version(PAXOS_MESSAGE_HAND_OVER);
+}
+
+static bool
 may_take_over(const PaxosCore *core, const Peer *peer)
 {
 	return peer->is_voter && peer->is_known && peer->link_up &&
-		is_within(peer->answered_ms, core->now_ms, core->settings.election_timeout_ms) &&
-		core_peer_version(core, peer->node_id) >= message_first_version(PAXOS_MESSAGE_HAND_OVER);
+		is_within(peer->answered_ms, core->now_ms, core->settings.election_timeout_ms) && understands(core, peer);
 }
 
 /* The voter that has accepted most; of those, the one that has delivered most, then the nearest. */
@@ -100,12 +106,14 @@ may_hand_over(const PaxosCore *core, const Peer *target)
 		target->is_known && target->accepted_slot >= core->chosen_slot;
 }
 
+/* NULL: it cannot be one any more, as when it was started anew with an older build. */
 static const Peer *
 target_of(const PaxosCore *core)
 {
 	int			index = config_find(&core->config, core->transfer_to);
+	const Peer *target = index < 0 ? NULL : &core->peers[index];
 
-	return index < 0 || !core->peers[index].is_voter ? NULL : &core->peers[index];
+	return target != NULL && target->is_voter && understands(core, target) ? target : NULL;
 }
 
 static void
