@@ -35,6 +35,13 @@ extern PeerConnection *peer_connect(const char *conninfo, const char *user, cons
  */
 extern PeerResult *peer_query(PeerConnection *peer, const char *sql, int parameter_count, const char *const *parameters);
 
+/*
+ * A statement without parameters that answers with a COPY OUT; errors as above.  Then its messages one by one: valid until the next call, NULL
+ * once the statement has ended well.  PEER_QUERY_TIMEOUT_MS is the time that one of them may take.
+ */
+extern void peer_copy_begin(PeerConnection *peer, const char *sql);
+extern char *peer_copy_next(PeerConnection *peer, int *length);
+
 /* The role that the connection was made as. */
 extern const char *peer_user(PeerConnection *peer);
 

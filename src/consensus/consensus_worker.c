@@ -340,7 +340,10 @@ publish_snapshot_needed(const PaxosStatus *status)
 
 	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
 		needed = chosen_log_first_held();
+	if (needed == pg_atomic_read_u64(&QuorumShmem->snapshot_needed))
+		return;
 	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, needed);
+	shmem_wake_apply();			/* it is to copy the tables, or need not any more */
 }
 
 static void

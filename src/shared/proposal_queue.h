@@ -119,6 +119,15 @@ extern void turn_set_applied(uint64 applied_index);
 extern uint64 turn_index_of_position(uint64 position_index);	/* how far the tables are, by the row's index: further, if nothing took effect since */
 extern bool turn_is_initialised(void);
 
+/*
+ * The tables are about to be replaced by those of another node: until turn_resume() no local transaction is granted its turn, and none is
+ * proposed.  Those that have proposed can never have their turn any more, and are told to give up (08007).  False: one is committing just now.
+ * Only the apply worker calls these two.
+ */
+extern bool turn_suspend(void);
+extern void turn_resume(void);
+extern bool turn_is_suspended(void);
+
 /* ---- consensus worker ---- */
 typedef struct QueuedProposal
 {

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "shared/conflicts.h"
+#include "shared/snapshot_progress.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
 #define QUORUM_MAX_CONNINFO 1024
@@ -123,6 +124,7 @@ typedef struct QuorumShared
 	char		last_error[1024];	/* under lock; empty if none.  Survives until the cause is gone */
 	StreamSlot	streams[QUORUM_MAX_MEMBERS];	/* under lock */
 	ConflictRing conflicts;		/* under lock */
+	SnapshotProgress snapshot;	/* under lock; apply worker writes */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
@@ -175,6 +177,7 @@ extern bool shmem_lags_visibly(uint64 applied_index);
 /* Copies for readers; they take the lock shortly. */
 extern void shmem_get_status(NodeStatus *status);
 extern void shmem_get_identity(NodeIdentity *identity);
+extern void shmem_get_snapshot_progress(SnapshotProgress *progress);
 
 /* "node 7" for one that is no member any more. */
 extern void shmem_member_name(uint32 node_id, char *name, Size size);
