@@ -32,6 +32,7 @@
 #include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "port/pg_crc32c.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
