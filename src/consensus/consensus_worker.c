@@ -551,7 +551,7 @@ start(void)
 
 	identity_read(&identity);
 	create_core(&identity);
-	recover(&identity);
+	recovery_run(&identity);
 	proposal_queue_reset_owner();
 	read_round_reset();
 	worker_publish_identity(&identity);

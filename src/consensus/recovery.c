@@ -98,7 +98,7 @@ report_no_base(const char *detail)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("this node cannot start with what is left of its log"),
 			 errdetail("%s", detail),
-			 errhint("Rejoin this node as a new one. Its journal is not changed.")));
+			 errhint("Rejoin this node as a new one.")));
 }
 
 /* Certification's memory goes over to the delivery. */
@@ -209,7 +209,7 @@ fit_together(void)
 }
 
 void
-recover(const IdentityFile *identity)
+recovery_run(const IdentityFile *identity)
 {
 	JournalIdentity expected = {.cluster_id = identity->cluster_id, .node_id = identity->node_id};
 

@@ -32,6 +32,7 @@
 #define LOOK_INTERVAL_MS 250
 #define SEGMENTS_AT_ONCE 4		/* each costs this worker a rename or removal that is waited for */
 #define MOST_SEGMENTS_BETWEEN_STATES 2
+#define FORGETTABLE_SLOTS (2 * WINDOW_SLOTS)
 #define BYTES_PER_MB (1024 * 1024)
 
 /* The highest slot that has an acceptance in a segment; segments without one are not listed.  Ascending. */
@@ -46,6 +47,13 @@ static int	segment_count = 0;
 static int	segment_capacity = 0;
 static PaxosSlot highest_accepted = 0;
 static PaxosBallot highest_ballot = {0, 0};	/* of all records that ever were in the journal, as far as this process has seen it */
+
+static void
+forget_segments(int count)
+{
+	segment_count -= count;
+	memmove(segments, segments + count, segment_count * sizeof(SegmentSlots));
+}
 
 static void
 note_acceptance(PaxosSlot slot, uint64 segment_number)
@@ -107,7 +115,10 @@ want_log_state(uint64 state_index)
 
 /* ---- what may go ---- */
 
-/* Every member has the entries up to here, or has them from somebody else. */
+/*
+ * Every member has the entries up to here, or has them from somebody else.  One whose link is down may have crashed, and not know any more that the last
+ * of what it reported is chosen: that was not durable there, though the values were.
+ */
 static PaxosSlot
 slot_of_all(const PaxosStatus *status)
 {
@@ -117,10 +128,13 @@ slot_of_all(const PaxosStatus *status)
 	{
 		const PaxosPeerStatus *peer = &status->peers[p];
 
-		if (status->role == PAXOS_LEADER)
-			slot = Min(slot, peer->delivered_slot);
-		else if (!peer->link_up)
+		if (status->role != PAXOS_LEADER && !peer->link_up)
 			return 0;
+		if (status->role != PAXOS_LEADER)
+			continue;
+		slot = Min(slot, peer->delivered_slot);
+		if (!peer->link_up)
+			slot = Min(slot, Max(peer->delivered_slot, FORGETTABLE_SLOTS) - FORGETTABLE_SLOTS);
 	}
 	return slot;
 }
@@ -163,6 +177,17 @@ may_go(uint64 segment_number, PaxosSlot highest_slot, PaxosSlot of_all, uint64 *
 	return true;
 }
 
+/* Recovery has seen them, and then they were removed, as it had been said before a crash that they may go. */
+static void
+forget_removed_segments(uint64 first_segment)
+{
+	int			count = 0;
+
+	while (count < segment_count && segments[count].segment_number < first_segment)
+		count++;
+	forget_segments(count);
+}
+
 /* Segments below what is returned may go; *first_slot: the log is held from there on without them.  *listed: how many entries of `segments` they are. */
 static uint64
 find_first_segment(const PaxosStatus *status, uint64 state_index, PaxosSlot *first_slot, int *listed)
@@ -172,6 +197,7 @@ find_first_segment(const PaxosStatus *status, uint64 state_index, PaxosSlot *fir
 	uint64		journal_bytes = journal_size_bytes(worker.journal);
 	PaxosSlot	of_all = slot_of_all(status);
 
+	forget_removed_segments(segment_number);
 	*listed = 0;
 	*first_slot = journal_first_slot(worker.journal);
 	for (; segment_number < end; segment_number++)
@@ -214,8 +240,7 @@ trim(uint64 first_segment, PaxosSlot first_slot, int listed)
 	trimming_set_first_held(first_slot);
 	append_promise_and_config();
 	journal_recycle_before(worker.journal, first_segment, first_slot);
-	segment_count -= listed;
-	memmove(segments, segments + listed, segment_count * sizeof(SegmentSlots));
+	forget_segments(listed);
 	chosen_log_remove_before(first_slot);
 	ereport(quorum_log_level,
 			(errmsg("log trimmed: it begins at index %llu, in segment %llu of the journal", (unsigned long long) first_slot,

@@ -68,7 +68,7 @@ extern void worker_wait_a_moment(void);
 extern void worker_publish_identity(const IdentityFile *identity);
 
 /* ---- recovery.c ---- */
-extern void recover(const IdentityFile *identity);
+extern void recovery_run(const IdentityFile *identity);
 
 /* ---- delivery.c ---- */
 extern void delivery_begin_after(PaxosSlot slot, const Certifier *restored);

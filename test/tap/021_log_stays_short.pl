@@ -156,7 +156,7 @@ sub place
 	rename(journal_directory($node) . '/log_state', "$copies/log_state") or die $!;
 	$node->start;
 	assert_takes_part_again($node, 'a whole journal without a log state is replayed');
-	is(stat_of($node, 'log_state_index'), 0, 'from its beginning');
+	is(stat_of($node, 'first_held_index'), 1, 'from its beginning');
 	$node->append_conf('postgresql.conf', "quorum.log_keep_size = '16MB'\nquorum.log_retention_size = '64MB'\n");
 	$node->reload;
 }
@@ -240,39 +240,38 @@ sub assert_same_verdicts
 }
 
 # ---- a_restart_begins_at_the_log_state_and_decides_as_before: a transaction that saw what is before the state comes after it
+foreach my $round (0, 1)
 {
 	my $leader = $cluster->wait_for_leader;
-	my ($follower, $other) = $cluster->followers;
-	my $session = WaitingSession->new($follower);
+	my ($asks, $restarts) = ($cluster->followers)[ $round ? (1, 0) : (0, 1) ];
+	my $session = WaitingSession->new($asks);
 	$session->run('BEGIN; UPDATE small SET v = -1 WHERE id = 7');
-	$follower->without_apply(sub {
+	$asks->without_apply(sub {
 		$leader->sql('UPDATE small SET v = 0 WHERE id = 7');
 		my $winner = $leader->sql('SELECT chosen_index FROM quorum.status');
-		fill(60, on => $leader);
-		foreach my $node ($leader, $other)
-		{
-			QuorumCluster::wait_until($node->name . ' to make a log state', sub { stat_of($node, 'log_state_index') > $winner }, 60);
-			$node->kill9(all => 1);
-			$node->start;
-			QuorumCluster::wait_until($node->name . ' to be back', sub { ($node->status(q{has_quorum}) // '') eq 't' }, 60);
-			cmp_ok(stat_of($node, 'log_state_index'), '>', $winner, $node->name . ' began at the log state');
-		}
-		$cluster->wait_for_leader;
+		fill(45, on => $leader);
+		QuorumCluster::wait_until('a log state', sub { stat_of($restarts, 'log_state_index') > $winner }, 60);
+		$restarts->kill9(all => 1);
+		$restarts->start;
+		QuorumCluster::wait_until($restarts->name . ' to be back', sub { ($restarts->status('has_quorum') // '') eq 't' }, 60);
+		$cluster->write_until_ok('UPDATE small SET v = 5 WHERE id = 5');
 		$session->send('COMMIT');
 		QuorumCluster::wait_until('the verdict', sub { $session->is_done }, 60);
 	});
 	like($session->error, qr/40001/, 'the transaction that saw an older row is rejected');
 	$session->finish;
 	$cluster->assert_same_digest('small', 'on all nodes');
-	my $rejected = $follower->sql(q{SELECT max(log_index) FROM quorum.log WHERE verdict = 'rejected'});
+	my $rejected = $asks->sql(q{SELECT max(log_index) FROM quorum.log WHERE verdict = 'rejected'});
 	foreach my $node ($cluster->nodes)
 	{
-		is($node->sql("SELECT verdict || ' ' || origin_node FROM quorum.log_entries($rejected, $rejected)"), 'rejected ' . $follower->name,
-			$node->name . ' says so');
+		is($node->sql("SELECT verdict || ' ' || origin_node FROM quorum.log_entries($rejected, $rejected)"), 'rejected ' . $asks->name,
+			$node->name . ' says so' . ($node == $restarts ? ', which began at the log state' : ''));
 	}
-	$follower->kill9(all => 1);
-	$follower->start;
-	$cluster->wait_for_leader;
+}
+{
+	my $leader = $cluster->wait_for_leader;
+	$leader->kill9(all => 1);
+	$leader->start;
 	$cluster->write_until_ok('UPDATE small SET v = 1 WHERE id = 7');
 	assert_same_verdicts('all verdicts are the same on all nodes');
 	$cluster->assert_same_digest('big', 'and so are the rows');
@@ -288,7 +287,46 @@ sub assert_same_verdicts
 	is($away->status('coalesce(last_error, $$none$$)'), 'none', 'without a word');
 }
 
+# ---- a_state_of_another_node_is_taken_over iff the tables are exactly where it ends: they were copied together with it
+foreach my $behind (1, 0)
+{
+	my ($node) = $cluster->followers;
+	my $leader = $cluster->wait_for_leader;
+	$cluster->write_until_ok('UPDATE small SET v = v + 1 WHERE id = 10') foreach 0 .. $behind;
+	my $index = $cluster->wait_applied;
+	$node->stop('fast');
+	my $path = journal_directory($node) . '/log_state.incoming';
+	my $of = $index - $behind;
+	my $state = pack('H*', $leader->sql("SELECT encode(quorum.log_state($of), 'hex')"));
+	open(my $handle, '>:raw', $path) or die "$path: $!";
+	print $handle $state;
+	close($handle);
+	chmod 0600, $path;
+	$node->start;
+	$cluster->write_until_ok('UPDATE small SET v = v + 1 WHERE id = 11');
+	$cluster->assert_same_digest('small', 'with a state of ' . ($behind ? 'an entry before' : 'exactly') . ' where the tables are, the node follows');
+	ok(!-e $path, 'the file has been settled');
+	my $held = stat_of($node, 'first_held_index');
+	cmp_ok($held, $behind ? '<=' : '==', $behind ? $index : $index + 1, $behind ? 'as a remnant: the log is held from ' . $held : 'the log before it is not held');
+	next if $behind;
+	is(stat_of($node, 'log_state_index'), $index, 'it is the log state from now on');
+	$node->kill9(all => 1);
+	$node->start;
+	$cluster->assert_same_digest('small', 'and after a crash');
+	is(stat_of($node, 'first_held_index'), $index + 1, 'where the log begins is still known');
+}
+
 # ---- crash_while_trimming: what a crash between two steps leaves is put together from copies made before and after; the node starts each time
+
+# Sets how much of the log is kept in any case; the longest is as much.
+sub keep
+{
+	my ($node, $megabytes) = @_;
+	my $retention = $megabytes > 64 ? $megabytes : 64;
+	$node->append_conf('postgresql.conf', "quorum.log_keep_size = '${megabytes}MB'\nquorum.log_retention_size = '${retention}MB'\n");
+	$node->reload if $node->is_running;
+	return;
+}
 
 # What is in the copies and no longer in the directory.
 sub dropped
@@ -302,19 +340,16 @@ foreach my $step ('a log state half written', 'the last segment', 'segments, and
 	my ($node) = $cluster->followers;
 	my $copies = "$PostgreSQL::Test::Utils::tmp_check/before_trimming";
 	my $prefix = $step =~ /files/ ? 'chosen_index' : 'segment_';
+	keep($node, 256);
 	fill_with_small_ones(17_000) if $step =~ /files/;
-	$cluster->wait_applied;
+	my $index = $cluster->wait_applied;
+	fill(50);
+	QuorumCluster::wait_until('a log state', sub { stat_of($node, 'log_state_index') > $index }, 60);
 	$node->stop('fast');
 	copy_files($copies, grep { -f } glob(journal_directory($node) . '/*'));
+	keep($node, 16);
 	$node->start;
-	$cluster->wait_for_leader;
-	# in small steps, so that nothing is dropped that came after the copy
-	foreach my $attempt (1 .. 20)
-	{
-		last if dropped($node, $copies, $prefix);
-		fill(6);
-		$cluster->wait_applied;
-	}
+	QuorumCluster::wait_until('the log to be trimmed', sub { scalar(dropped($node, $copies, $prefix)) }, 60);
 	$node->kill9(all => 1);
 	$node->wait_for_remains;
 	my @segments = dropped($node, $copies, 'segment_');
@@ -334,7 +369,8 @@ foreach my $step ('a log state half written', 'the last segment', 'segments, and
 	$cluster->wait_for_leader;
 	$cluster->write_until_ok('UPDATE small SET v = v + 1 WHERE id = 8');
 	$cluster->assert_same_digest('small', "a crash that left: $step");
-	is_deeply([ dropped($node, $copies, '') ], [ sort @segments, @chosen ], 'what was to go is gone');
+	my %gone = map { $_ => 1 } dropped($node, $copies, '');
+	is_deeply([ grep { !$gone{$_} } @segments, @chosen ], [], 'what was to go is gone');
 	assert_same_verdicts('and the verdicts are the same');
 }
 
@@ -394,6 +430,14 @@ foreach my $loss ('missing', 'damaged', 'an older one')
 	}
 	cmp_ok($longest, '<=', 128 * $MB, 'of 150 MB that a member lacks, the journal keeps what retention allows');
 	note('at most ' . $longest / $MB . ' MB');
+
+	# what is left of it is too old from now on
+	$leader->append_conf('postgresql.conf', "quorum.log_retention_age = '1s'\n");
+	$leader->reload;
+	my $shorter = eval { QuorumCluster::wait_until('the log to be trimmed', sub { stat_of($leader, 'journal_bytes') <= 48 * $MB }, 60) };
+	ok($shorter, 'what is older than retention allows is dropped, too') or diag($@);
+	my $index = stat_of($leader, 'first_held_index') - 1;
+	is($leader->query("SELECT * FROM quorum.log_entries($index, $index)")->{rows}, '', 'and no longer shown');
 }
 
 done_testing();

@@ -763,7 +763,7 @@ segments_that_were_given_up_may_be_missing(void)
 
 	write_three_segments(&journal);
 	append_plain(&journal, JOURNAL_RECORD_START, 8);
-	append_plain(&journal, JOURNAL_RECORD_FIRST_SEGMENT, 3);
+	append_first_segment(&journal, 3, 0);
 	ok(recover_journal(&journal, &recovery, &delivered) && recovery.first_needed_segment == 3 && recovery.first_segment == 1,
 	   "segments that are no longer needed are known, if they are still there");
 	ok(recovery.first_slot == 1, "the log is held from its first slot on, if nothing else was said");
