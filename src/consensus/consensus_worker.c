@@ -195,6 +195,8 @@ on_link(void *context, uint32 node_id, bool up)
 {
 	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
 
+	if (up)
+		paxos_set_peer_version(worker.core, node_id, PAXOS_NEWEST_FRAME_VERSION);
 	event.peer_id = node_id;
 	event.link_up = up;
 	step(&event);

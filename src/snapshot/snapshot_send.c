@@ -382,9 +382,9 @@ send_table(Sender *sender, const SentTable *table)
 	send_frame(sender, &frame);
 }
 
-/* The next rows of the scan as one frame; returns their number, 0 at its end. */
+/* The next rows of the scan as one frame; returns their number.  A scan that has ended would begin again: it is not to be asked once more. */
 static uint32
-send_some_rows(Sender *sender, const SentTable *table, TableScanDesc scan, TupleTableSlot *slot)
+send_some_rows(Sender *sender, const SentTable *table, TableScanDesc scan, TupleTableSlot *slot, bool *at_end)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(sender->frame_context);
 	StringInfoData frame;
@@ -393,8 +393,11 @@ send_some_rows(Sender *sender, const SentTable *table, TableScanDesc scan, Tuple
 
 	begin_frame(&frame, SNAPSHOT_FRAME_ROWS);
 	pq_sendint32(&frame, 0);
-	while (count < ROWS_PER_FRAME && frame.len < BYTES_PER_FRAME && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	while (count < ROWS_PER_FRAME && frame.len < BYTES_PER_FRAME)
 	{
+		*at_end = !table_scan_getnextslot(scan, ForwardScanDirection, slot);
+		if (*at_end)
+			break;
 		slot_getallattrs(slot);
 		writeset_put_row(&frame, table->relation, slot);
 		count++;
@@ -433,10 +436,10 @@ send_rows(Sender *sender, const SentTable *table)
 	TableScanDesc scan = table_beginscan(table->relation, sender->snapshot, 0, NULL);
 	TupleTableSlot *slot = table_slot_create(table->relation, NULL);
 	uint64		row_count = 0;
-	uint32		count;
+	bool		at_end = false;
 
-	while ((count = send_some_rows(sender, table, scan, slot)) > 0)
-		row_count += count;
+	while (!at_end)
+		row_count += send_some_rows(sender, table, scan, slot, &at_end);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
 	send_table_end(sender, table, row_count);
