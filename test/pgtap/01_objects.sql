@@ -8,8 +8,8 @@ SELECT has_role('quorum_admin');
 SELECT has_role('quorum_peer');
 
 SELECT tables_are('quorum', ARRAY['position', 'replicated_table']);
-SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log']);
-SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'instance_id', 'table_shape', 'table_definition',
+SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log', 'snapshot_progress']);
+SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'send_tables', 'node_snapshot', 'instance_id', 'table_shape', 'table_definition',
 	'check_replicate', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
 	'wait_for', 'last_commit_index', 'outcome',
 	'node_status', 'node_members', 'node_counters', 'last_conflicts', 'log_entries']);
