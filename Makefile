@@ -121,6 +121,7 @@ SOURCES = $(wildcard src/*.c) \
 	$(wildcard src/shared/*.c) \
 	$(wildcard src/capture/*.c) \
 	$(wildcard src/apply/*.c) \
+	$(wildcard src/snapshot/*.c) \
 	$(wildcard src/cluster/*.c) \
 	$(wildcard src/consensus/*.c) \
 	$(wildcard src/consensus/core/*.c) \

@@ -144,6 +144,11 @@ CREATE FUNCTION quorum.log_state(at_index bigint) RETURNS bytea
 COMMENT ON FUNCTION quorum.log_state(bigint)
 	IS 'internal: all that follows from the log up to an index, for a node that copies the tables as they were there';
 
+CREATE PROCEDURE quorum.send_tables(protocol_version int, cluster_id text)
+	AS 'MODULE_PATHNAME', 'quorum_send_tables' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.send_tables(int, text)
+	IS 'internal: another node calls it to copy all replicated tables as they are under one snapshot';
+
 CREATE FUNCTION quorum.instance_id() RETURNS text
 	AS 'MODULE_PATHNAME', 'quorum_instance_id' LANGUAGE C STABLE;
 COMMENT ON FUNCTION quorum.instance_id()
@@ -282,7 +287,7 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 		SELECT 10, 0, pg_get_triggerdef(t.oid)
 			   || CASE WHEN t.tgenabled = 'D' THEN format(E';\nALTER TABLE %s DISABLE TRIGGER %I', this.name, t.tgname) ELSE '' END
 		FROM pg_trigger t, this
-		WHERE t.tgrelid = relation AND NOT t.tgisinternal
+		WHERE t.tgrelid = relation AND NOT t.tgisinternal AND t.tgname NOT IN ('!quorum_capture', '!quorum_truncate')
 		UNION ALL
 		SELECT 11, 0, format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', name) FROM this WHERE relrowsecurity
 		UNION ALL
@@ -483,6 +488,14 @@ CREATE FUNCTION quorum.last_conflicts(OUT occurred_at timestamptz, OUT schema_na
 	AS 'MODULE_PATHNAME', 'quorum_last_conflicts' LANGUAGE C VOLATILE ROWS 64;
 COMMENT ON FUNCTION quorum.last_conflicts() IS 'internal: beneath the view quorum.conflicts';
 
+CREATE FUNCTION quorum.node_snapshot(OUT phase text, OUT donor_name text, OUT snapshot_index bigint,
+									 OUT schema_name text, OUT table_name text, OUT tables_done int, OUT tables_total int,
+									 OUT rows_copied bigint, OUT bytes_received bigint, OUT bytes_estimated bigint,
+									 OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_node_snapshot' LANGUAGE C VOLATILE ROWS 1;
+COMMENT ON FUNCTION quorum.node_snapshot() IS 'internal: beneath the view quorum.snapshot_progress';
+
 CREATE VIEW quorum.status AS
 	SELECT node_name, role, leader_name, ballot, has_quorum, voters, voters_reachable, quorum_size,
 		   chosen_index, applied_index, last_error
@@ -584,6 +597,27 @@ COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
 COMMENT ON COLUMN quorum.stats.first_held_index IS 'the log is held from this index on; what is before has been trimmed; 0: not known yet';
 COMMENT ON COLUMN quorum.stats.log_state_index IS 'a restart of the server needs the log after this index only; 0: all of it';
 
+CREATE VIEW quorum.snapshot_progress AS
+	SELECT phase, donor_name, snapshot_index, schema_name, table_name, tables_done, tables_total,
+		   rows_copied, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
+	FROM quorum.node_snapshot();
+COMMENT ON VIEW quorum.snapshot_progress
+	IS 'how far this node has come in copying the replicated tables from another one; no row if it has not had to since the server was started';
+COMMENT ON COLUMN quorum.snapshot_progress.phase
+	IS 'connecting, receiving log state, preparing tables, copying rows, building indexes, committing, waiting to retry, or done';
+COMMENT ON COLUMN quorum.snapshot_progress.donor_name IS 'node whose tables are copied';
+COMMENT ON COLUMN quorum.snapshot_progress.snapshot_index IS 'they are copied as they were at this log index; NULL: not known yet';
+COMMENT ON COLUMN quorum.snapshot_progress.schema_name IS 'schema of the table that it is at; NULL between tables';
+COMMENT ON COLUMN quorum.snapshot_progress.table_name IS 'table that it is at; NULL between tables';
+COMMENT ON COLUMN quorum.snapshot_progress.tables_done IS 'tables that are copied';
+COMMENT ON COLUMN quorum.snapshot_progress.tables_total IS 'tables that there are';
+COMMENT ON COLUMN quorum.snapshot_progress.rows_copied IS 'rows that are copied';
+COMMENT ON COLUMN quorum.snapshot_progress.bytes_received IS 'bytes that came from the donor';
+COMMENT ON COLUMN quorum.snapshot_progress.bytes_estimated IS 'size of the tables on the donor, which is of the same order as the bytes that will come';
+COMMENT ON COLUMN quorum.snapshot_progress.failed_attempts IS 'attempts that failed before this one; see last_error in quorum.status';
+COMMENT ON COLUMN quorum.snapshot_progress.started_at IS 'when this attempt began';
+COMMENT ON COLUMN quorum.snapshot_progress.phase_since IS 'when the phase was entered';
+
 CREATE VIEW quorum.conflicts AS
 	SELECT occurred_at, schema_name, table_name, key, log_index, winner_node, winner_index
 	FROM quorum.last_conflicts();
@@ -618,8 +652,8 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA quorum FROM PUBLIC;
 REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA quorum TO PUBLIC;
-GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats TO PUBLIC;
-GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.outcome(text),
+GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats, quorum.snapshot_progress TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.node_snapshot(), quorum.outcome(text),
 	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, quorum.replicated_table, quorum.table_check, quorum.check_result,
@@ -635,7 +669,7 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
  * What an admin asked another node for comes over the connection strings of the members.  It gives quorum_peer nothing that it did not have: whoever
  * may send consensus messages is trusted with the members, and with who leads.
  */
-GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text) TO quorum_peer;
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text), quorum.send_tables(int, text) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
 	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "storage/itemptr.h"
 
 #include "shared/writeset.h"
@@ -43,6 +44,11 @@ extern uint64 row_apply_take_count(void);
 /* A control operation; is_origin: this node proposed the entry. */
 extern void table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint64 table_id, uint64 log_index,
 								  bool is_origin, uint32 origin_node);
+
+/* For a copy of all tables (snapshot/): begins as if the log did, with a relation of that name, whose Oid is returned. */
+extern Oid	table_apply_create(uint64 table_id, char *schema_name, char *table_name, char *definition, uint32 origin_node);
+extern void table_apply_empty(List *relids, bool restarts_identity);	/* locks them ACCESS EXCLUSIVE */
+extern void table_apply_forget(uint64 table_id);	/* nothing happens if it is not known */
 
 /* ---- check_apply.c ---- */
 

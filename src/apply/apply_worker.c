@@ -47,6 +47,7 @@
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
 #include "shared/table_health.h"
+#include "snapshot/snapshot.h"
 
 #define BATCH_MAX_ENTRIES 256
 #define BATCH_MAX_BYTES (4 * 1024 * 1024)
@@ -87,6 +88,7 @@ typedef struct WorkerState
 	TimestampTz retry_at;
 	bool		error_shown;	/* last_error is ours */
 	bool		failed;			/* invariant 3 */
+	bool		copies;			/* it copies all tables from another node, rather than to apply the log */
 } WorkerState;
 
 static WorkerState state;
@@ -436,9 +438,52 @@ handle_error(const ErrorData *error, uint64 first_index)
 	}
 }
 
-/* As apply_next(), but survives errors. */
+/* What the log no longer leads to; false: it can't begin just now. */
 static bool
-try_apply_next(void)
+copy_tables(void)
+{
+	bool		copied;
+
+	state.copies = true;
+	start_lock_checks();
+	copied = snapshot_copy();
+	state.copies = false;
+	if (!copied)
+		schedule_retry();
+	return copied;
+}
+
+/* The log, entry by entry; what it lacks is copied. */
+static bool
+go_on(void)
+{
+	bool		had_trouble = state.retry_delay_ms > 0;
+	bool		progressed;
+
+	if (snapshot_is_due())
+		return copy_tables();
+	progressed = apply_next();
+	state.retry_delay_ms = 0;
+	if ((progressed || had_trouble) && state.error_shown)
+		show_error(NULL);
+	return progressed;
+}
+
+static void
+handle_failed_copy(const ErrorData *error)
+{
+	char	   *where = current.schema_name[0] != '\0' ? psprintf("table %s.%s: ", current.schema_name, current.table_name) : "";
+
+	snapshot_after_error();
+	state.copies = false;
+	show_error(psprintf("copying the tables from another node: %s%s%s%s", where, error->message, error->detail ? " " : "",
+						error->detail ? error->detail : ""));
+	schedule_retry();
+}
+
+/* As go_on(), but survives errors. */
+static bool
+try_to_go_on(void)
 {
 	ErrorContextCallback callback = {.previous = error_context_stack, .callback = error_context};
 	volatile bool progressed = false;
@@ -446,11 +491,7 @@ try_apply_next(void)
 	error_context_stack = &callback;
 	PG_TRY();
 	{
-		progressed = apply_next();
-		if (progressed)
-			state.retry_delay_ms = 0;
-		if (progressed && state.error_shown)
-			show_error(NULL);
+		progressed = go_on();
 	}
 	PG_CATCH();
 	{
@@ -467,7 +508,10 @@ try_apply_next(void)
 		(void) row_apply_take_count();
 		MemoryContextSwitchTo(state.loop_context);
 		MemoryContextReset(state.entry_context);
-		handle_error(error, first_index);
+		if (state.copies)
+			handle_failed_copy(error);
+		else
+			handle_error(error, first_index);
 		memset(&batch, 0, sizeof(batch));
 		note_entry(0, 0);
 		QueryCancelPending = false;
@@ -609,7 +653,7 @@ apply_loop(void)
 		MemoryContextReset(state.loop_context);
 		ResetLatch(MyLatch);
 		handle_signals();
-		if (is_time_to_apply() && try_apply_next())
+		if (is_time_to_apply() && try_to_go_on())
 		{
 			SetLatch(MyLatch);
 			continue;
@@ -641,6 +685,7 @@ quorum_apply_worker_main(Datum argument)
 	state.loop_context = AllocSetContextCreate(TopMemoryContext, "quorum apply loop", ALLOCSET_DEFAULT_SIZES);
 	set_failed(false);
 	check_job_reset();
+	snapshot_reset();
 
 	wait_until_ready();
 	find_position();

@@ -214,6 +214,16 @@ create_table(const NewTable *new_table, bool is_origin, uint32 origin_node)
 	replicated_table_note_copying(relid, new_table->table_id, origin_node);
 }
 
+Oid
+table_apply_create(uint64 table_id, char *schema_name, char *table_name, char *definition, uint32 origin_node)
+{
+	NewTable	new_table = {table_id, schema_name, table_name, definition};
+
+	apply_note_table(schema_name, table_name);
+	create_table(&new_table, false, origin_node);
+	return find_table(&new_table);
+}
+
 static void
 read_and_create_table(WriteSetReader *reader, uint64 table_id, bool is_origin, uint32 origin_node)
 {
@@ -319,11 +329,9 @@ delete_all_rows(Relation relation)
 	UnregisterSnapshot(snapshot);
 }
 
-static void
-truncate_tables(WriteSetReader *reader, uint64 first_table_id)
+void
+table_apply_empty(List *relids, bool restarts_identity)
 {
-	bool		restarts_identity;
-	List	   *relids = read_truncated_tables(reader, first_table_id, &restarts_identity);
 	List	   *relations = NIL;
 	ListCell   *cell;
 
@@ -345,6 +353,22 @@ truncate_tables(WriteSetReader *reader, uint64 first_table_id)
 			delete_all_rows(lfirst(cell));
 	foreach(cell, relations)
 		table_close(lfirst(cell), NoLock);
+}
+
+static void
+truncate_tables(WriteSetReader *reader, uint64 first_table_id)
+{
+	bool		restarts_identity;
+	List	   *relids = read_truncated_tables(reader, first_table_id, &restarts_identity);
+
+	table_apply_empty(relids, restarts_identity);
+}
+
+void
+table_apply_forget(uint64 table_id)
+{
+	if (replicated_table_by_id(table_id) != NULL)
+		forget_table(replicated_table_by_id(table_id));
 }
 
 void
@@ -369,8 +393,7 @@ table_apply_operation(WriteSetReader *reader, WriteSetOperation operation, uint6
 			activate_table(table_id, (int64) writeset_read_u64(reader), log_index);
 			break;
 		case WRITESET_TABLE_FORGET:
-			if (replicated_table_by_id(table_id) != NULL)
-				forget_table(replicated_table_by_id(table_id));
+			table_apply_forget(table_id);
 			table_health_publish();
 			break;
 		case WRITESET_TRUNCATE:

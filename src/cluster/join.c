@@ -22,6 +22,7 @@
 #include "cluster/internal_query.h"
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
+#include "cluster/snapshot_view.h"
 #include "cluster/table_check.h"
 #include "shared/member_config.h"
 #include "shared/proposal_queue.h"
@@ -154,6 +155,22 @@ refuse_failed_apply(void)
 			 errhint("Remove the cause; the node goes on by itself.")));
 }
 
+/* False: the tables come by the log. */
+static bool
+report_copy(void)
+{
+	SnapshotProgress progress;
+
+	shmem_get_snapshot_progress(&progress);
+	if (progress.phase == SNAPSHOT_NONE || progress.phase == SNAPSHOT_DONE)
+		return false;
+	ereport(NOTICE,
+			(errmsg("copying tables from node \"%s\", %s: %u of %u tables, " UINT64_FORMAT " rows, " UINT64_FORMAT " of about " UINT64_FORMAT " MB",
+					progress.donor, snapshot_phase_name(progress.phase), progress.tables_done, progress.tables_total, progress.rows_copied,
+					progress.bytes_received / (1024 * 1024), progress.bytes_estimated / (1024 * 1024))));
+	return true;
+}
+
 static void
 report_progress(uint64 target_index, TimestampTz *last_report)
 {
@@ -163,6 +180,8 @@ report_progress(uint64 target_index, TimestampTz *last_report)
 	if (!TimestampDifferenceExceeds(*last_report, now, PROGRESS_INTERVAL_MS))
 		return;
 	*last_report = now;
+	if (report_copy())
+		return;
 	ereport(NOTICE,
 			(errmsg("received " UINT64_FORMAT " of " UINT64_FORMAT " entries, applied " UINT64_FORMAT,
 					chosen_index, Max(target_index, chosen_index), turn_applied_index())));

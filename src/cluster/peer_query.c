@@ -31,6 +31,7 @@ struct PeerConnection
 	PGconn	   *conn;			/* NULL once closed */
 	char	   *target;
 	int			query_timeout_ms;
+	char	   *copied;			/* libpq's buffer with the message that was returned last, or NULL */
 	MemoryContextCallback on_reset;
 };
 
@@ -45,6 +46,8 @@ peer_close(PeerConnection *peer)
 {
 	if (peer->conn == NULL)
 		return;
+	PQfreemem(peer->copied);
+	peer->copied = NULL;
 	PQfinish(peer->conn);
 	peer->conn = NULL;
 	ReleaseExternalFD();
@@ -260,4 +263,70 @@ peer_query(PeerConnection *peer, const char *sql, int parameter_count, const cha
 	if (answer == NULL)
 		raise_lost_connection(peer);
 	return answer;
+}
+
+void
+peer_copy_begin(PeerConnection *peer, const char *sql)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEER_QUERY_TIMEOUT_MS);
+	PGresult   *result;
+	ExecStatusType status;
+
+	if (!PQsendQuery(peer->conn, sql))
+		raise_lost_connection(peer);
+	result = next_result(peer, deadline);
+	if (result == NULL)
+		raise_lost_connection(peer);
+	status = PQresultStatus(result);
+	if (status == PGRES_COPY_OUT)
+	{
+		PQclear(result);
+		return;
+	}
+	if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
+		raise_remote_error(peer, result);
+	PQclear(result);
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("%s did not begin to copy", peer->target)));
+}
+
+/* What follows the last message: the statement's own end, or its error. */
+static void
+finish_copy(PeerConnection *peer, TimestampTz deadline)
+{
+	PGresult   *result;
+
+	while ((result = next_result(peer, deadline)) != NULL)
+	{
+		ExecStatusType status = PQresultStatus(result);
+
+		if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
+			raise_remote_error(peer, result);
+		PQclear(result);
+	}
+}
+
+char *
+peer_copy_next(PeerConnection *peer, int *length)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEER_QUERY_TIMEOUT_MS);
+
+	PQfreemem(peer->copied);
+	peer->copied = NULL;
+	while ((*length = PQgetCopyData(peer->conn, &peer->copied, true)) == 0)
+	{
+		if (!wait_for_socket(peer, WL_SOCKET_READABLE, deadline))
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("%s has sent nothing for %d seconds", peer->target, PEER_QUERY_TIMEOUT_MS / 1000)));
+		if (!PQconsumeInput(peer->conn))
+			raise_lost_connection(peer);
+	}
+	if (*length > 0)
+		return peer->copied;
+	if (*length != -1)
+		raise_lost_connection(peer);
+	finish_copy(peer, deadline);
+	return NULL;
 }

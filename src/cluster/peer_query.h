@@ -38,6 +38,13 @@ extern PeerResult *peer_query(PeerConnection *peer, const char *sql, int paramet
 /* For a query that may take long: how long an answer is waited for from now on, instead of PEER_QUERY_TIMEOUT_MS. */
 extern void peer_set_query_timeout(PeerConnection *peer, int timeout_ms);
 
+/*
+ * A statement without parameters that answers with a COPY OUT; errors as above.  Then its messages one by one: valid until the next call, NULL
+ * once the statement has ended well.  PEER_QUERY_TIMEOUT_MS is the time that one of them may take.
+ */
+extern void peer_copy_begin(PeerConnection *peer, const char *sql);
+extern char *peer_copy_next(PeerConnection *peer, int *length);
+
 /* The role that the connection was made as. */
 extern const char *peer_user(PeerConnection *peer);
 

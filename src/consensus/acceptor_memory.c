@@ -52,6 +52,7 @@ memory_restore(void)
 				 errmsg("the journal's note about the other members is malformed"),
 				 errhint("Let this node join as a new one.")));
 	written_generation = acceptor_marks_generation();
+	acceptor_marks_set_known(true);
 }
 
 /* ---- of the peers ---- */

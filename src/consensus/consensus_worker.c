@@ -32,6 +32,7 @@
 #include "consensus/consensus_worker.h"
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
+#include "shared/acceptor_mark.h"
 #include "shared/chosen_log.h"
 #include "shared/identity.h"
 #include "shared/proposal_queue.h"
@@ -387,7 +388,10 @@ publish_snapshot_needed(const PaxosStatus *status)
 
 	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
 		needed = chosen_log_first_held();
+	if (needed == pg_atomic_read_u64(&QuorumShmem->snapshot_needed))
+		return;
 	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, needed);
+	shmem_wake_apply();			/* it is to copy the tables, or need not any more */
 }
 
 static void
@@ -674,6 +678,7 @@ quorum_consensus_worker_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 
 	before_shmem_exit(at_exit, (Datum) 0);
+	acceptor_marks_set_known(false);
 	pg_atomic_write_u32(&QuorumShmem->consensus_restart_wanted, 0);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	QuorumShmem->consensus_latch = MyLatch;

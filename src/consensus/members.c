@@ -251,7 +251,8 @@ members_promote_learners(const PaxosStatus *status)
 bool
 members_accept_proposals(const PaxosStatus *status)
 {
-	if (!status->quorum_is_fresh || !turn_is_initialised() || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0 ||
+	if (!status->quorum_is_fresh || !turn_is_initialised() || turn_is_suspended() ||
+		pg_atomic_read_u64(&QuorumShmem->snapshot_needed) != 0 || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0 ||
 		pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		return false;
 	return status->role != PAXOS_LEADER || (status->leader_is_ready && turn_applied_index() >= status->adopted_slot);

@@ -51,10 +51,6 @@ fits_tables(const IdentityFile *identity)
 	const char *why = NULL;
 	bool		fits;
 
-	members_publish_identity(identity);
-	shmem_wake_apply();
-	while (!turn_is_initialised())
-		worker_wait_a_moment();
 	log_state_begin(&state, CurrentMemoryContext);
 	fits = log_state_load(&state, LOG_STATE_INCOMING_PATH, identity->cluster_id, &head, &why) == LOG_STATE_LOADED &&
 		head.node_id != identity->node_id && head.index == turn_applied_index();
@@ -72,13 +68,22 @@ settle_incoming(const IdentityFile *identity)
 {
 	if (!log_state_incoming_exists())
 		return;
+	members_publish_identity(identity);
+	shmem_wake_apply();
+	while (!turn_is_initialised())
+		worker_wait_a_moment();
+
+	/*
+	 * Whoever copies tables holds this lock from before it writes the file until the tables are committed.  And the compactor puts none of its own
+	 * in the place of this one: its index is published under the same lock.
+	 */
+	LWLockAcquire(QuorumShmem->log_state_lock, LW_EXCLUSIVE);
 	if (!fits_tables(identity))
 	{
 		log_state_remove_incoming();
+		LWLockRelease(QuorumShmem->log_state_lock);
 		return;
 	}
-	/* The compactor puts none of its own in the place of this one: its index is published under the same lock. */
-	LWLockAcquire(QuorumShmem->log_state_lock, LW_EXCLUSIVE);
 	(void) durable_rename(LOG_STATE_INCOMING_PATH, LOG_STATE_PATH, FATAL);
 	pg_atomic_write_u64(&QuorumShmem->log_state_index, turn_applied_index());
 	LWLockRelease(QuorumShmem->log_state_lock);

@@ -47,6 +47,7 @@ acceptor_verdict_detail(AcceptorVerdict verdict, const AcceptorMark *mark, const
 	switch (verdict)
 	{
 		case ACCEPTOR_REMEMBERS:
+		case ACCEPTOR_NOT_YET_KNOWN:
 			return NULL;
 		case ACCEPTOR_OTHER_JOURNAL:
 			return pstrdup("Its journal was made anew; what it had promised with the old one is forgotten.");
@@ -114,12 +115,16 @@ acceptor_mark_admit(const AcceptorClaim *claim, AcceptorMark *known)
 	AcceptorMark *mark;
 	AcceptorVerdict verdict;
 
+	memset(known, 0, sizeof(AcceptorMark));
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	if (!QuorumShmem->acceptor_marks_known)
+	{
+		LWLockRelease(QuorumShmem->lock);
+		return ACCEPTOR_NOT_YET_KNOWN;
+	}
 	mark = find_or_add_mark(claim->node_id);
 	if (mark != NULL)
 		*known = *mark;
-	else
-		memset(known, 0, sizeof(AcceptorMark));
 	verdict = acceptor_mark_check(known, claim);
 	if (verdict == ACCEPTOR_REMEMBERS && mark != NULL && mark->start_nonce != claim->start_nonce)
 	{
@@ -155,6 +160,14 @@ acceptor_mark_note(uint32 node_id, uint64 start_count, uint64 durable_position)
 	mark = find_or_add_mark(node_id);
 	if (mark != NULL && raise_mark(mark, start_count, 0, durable_position))
 		QuorumShmem->acceptor_marks_generation++;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+void
+acceptor_marks_set_known(bool known)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	QuorumShmem->acceptor_marks_known = known;
 	LWLockRelease(QuorumShmem->lock);
 }
 

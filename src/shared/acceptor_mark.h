@@ -41,7 +41,8 @@ typedef enum AcceptorVerdict
 	ACCEPTOR_OTHER_JOURNAL,		/* its journal was made anew */
 	ACCEPTOR_OLDER_START,		/* a later start was let in: an old copy, or the original of a copy that runs */
 	ACCEPTOR_OTHER_OF_SAME_START,	/* two instances made the same start: one is a copy */
-	ACCEPTOR_FORGOT				/* its journal ends before what it said was durable */
+	ACCEPTOR_FORGOT,			/* its journal ends before what it said was durable */
+	ACCEPTOR_NOT_YET_KNOWN		/* this node has not read its own journal yet: it cannot tell */
 } AcceptorVerdict;
 
 /* Pure.  mark->node_id is claim's, or 0 if nothing is known. */
@@ -57,6 +58,9 @@ extern char *acceptor_verdict_detail(AcceptorVerdict verdict, const AcceptorMark
  */
 extern AcceptorVerdict acceptor_mark_admit(const AcceptorClaim *claim, AcceptorMark *mark);
 extern void acceptor_mark_note(uint32 node_id, uint64 start_count, uint64 durable_position);
+
+/* Not from the start of the consensus worker until the journal's marks are restored. */
+extern void acceptor_marks_set_known(bool known);
 
 /* For the journal: bytes of all marks, of a version; grows when there is news.  Decoding adds to what is known; false: malformed. */
 extern uint64 acceptor_marks_generation(void);

@@ -291,7 +291,8 @@ proposal_take_turn(int slot)
 	bool		taken = false;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	if (item->state == PROPOSAL_CHOSEN && waiting_index[slot] == proposal_queue->applied_index + 1)
+	if (item->state == PROPOSAL_CHOSEN && waiting_index[slot] == proposal_queue->applied_index + 1 &&
+		!proposal_queue->turn_suspended)
 	{
 		item->state = PROPOSAL_GRANTED;
 		taken = true;
@@ -413,7 +414,7 @@ proposal_take_queued(QueuedProposal *proposal)
 	dsa_pointer payload;
 
 	SpinLockAcquire(&proposal_queue->mutex);
-	if (proposal_queue->queue_head == NO_SLOT)
+	if (proposal_queue->queue_head == NO_SLOT || proposal_queue->turn_suspended)
 	{
 		SpinLockRelease(&proposal_queue->mutex);
 		return false;

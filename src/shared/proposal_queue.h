@@ -122,6 +122,15 @@ extern uint64 turn_index_of_position(uint64 position_index);	/* how far the tabl
 extern void turn_forget(void);
 extern bool turn_is_initialised(void);
 
+/*
+ * The tables are about to be replaced by those of another node: until turn_resume() no local transaction is granted its turn, and none is
+ * proposed.  Those that have proposed can never have their turn any more, and are told to give up (08007).  False: one is committing just now.
+ * Only the apply worker calls these two.
+ */
+extern bool turn_suspend(void);
+extern void turn_resume(void);
+extern bool turn_is_suspended(void);
+
 /* ---- consensus worker ---- */
 typedef struct QueuedProposal
 {

@@ -45,6 +45,7 @@ typedef struct ProposalQueue
 
 	/* order of commits */
 	bool		turn_initialised;
+	bool		turn_suspended;
 	uint64		applied_index;
 	int			detached_waiting;	/* CHOSEN ones that are no write set: their backend waits for applied_index */
 	bool		position_valid;

@@ -215,6 +215,25 @@ sequences_put(StringInfo buffer, uint64 table_id, Oid relid)
 	return count;
 }
 
+uint32
+sequences_put_values(StringInfo buffer, Oid relid)
+{
+	SequencesOfTable *table = sequences_of(relid);
+	uint32		count = 0;
+
+	for (int i = 0; i < table->count; i++)
+	{
+		int64		value;
+
+		if (!read_sequence(table->sequences[i].sequence, &value))
+			continue;
+		pq_sendint16(buffer, table->sequences[i].column);
+		pq_sendint64(buffer, value);
+		count++;
+	}
+	return count;
+}
+
 static bool
 is_at_or_past(int64 value, int64 goal, int64 increment)
 {

@@ -14,6 +14,9 @@
 /* Appends an operation WRITESET_SEQUENCE for each sequence of the table that has been used; returns how many. */
 extern uint32 sequences_put(StringInfo buffer, uint64 table_id, Oid relid);
 
+/* Appends u16 column and u64 value for each sequence of the table that has been used; returns how many. */
+extern uint32 sequences_put_values(StringInfo buffer, Oid relid);
+
 /* Moves the sequence of that column (live columns in order, from 0) past the value, if there is one and it is not there yet. */
 extern void sequence_advance(Oid relid, uint16 column, int64 value);
 

@@ -173,6 +173,14 @@ shmem_older_build(const NodeStatus *status)
 }
 
 void
+shmem_get_snapshot_progress(SnapshotProgress *progress)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_SHARED);
+	*progress = QuorumShmem->snapshot;
+	LWLockRelease(QuorumShmem->lock);
+}
+
+void
 shmem_member_name(uint32 node_id, char *name, Size size)
 {
 	snprintf(name, size, "node %u", node_id);

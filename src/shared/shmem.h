@@ -25,6 +25,7 @@
 #include "shared/check_job.h"
 #include "shared/conflicts.h"
 #include "shared/generation.h"
+#include "shared/snapshot_progress.h"
 
 #define QUORUM_MAX_MEMBERS 16		/* equals PAXOS_MAX_MEMBERS */
 #define QUORUM_MAX_CONNINFO 1024
@@ -132,10 +133,12 @@ typedef struct QuorumShared
 	ConflictRing conflicts;		/* under lock */
 	AcceptorMark acceptor_marks[QUORUM_MAX_MEMBERS];	/* under lock; what the peers' journals are known to hold */
 	uint64		acceptor_marks_generation;	/* under lock; grows with each change of them */
+	bool		acceptor_marks_known;	/* under lock; those of the journal are among them; nobody is let in before */
 	char		quarantine[512];	/* under lock; which tables are quarantined, and why; empty if none */
 	CheckJob	check_job;		/* under lock */
 	SkippedChecks skipped_checks;	/* under lock */
 	CompareSession compare_session;	/* under lock */
+	SnapshotProgress snapshot;	/* under lock; apply worker writes */
 
 	Latch	   *consensus_latch;	/* NULL while that worker is down; under lock, or read unlocked for SetLatch via shmem_wake_* */
 	Latch	   *apply_latch;
@@ -201,6 +204,7 @@ extern bool shmem_lags_visibly(uint64 applied_index);
 /* Copies for readers; they take the lock shortly. */
 extern void shmem_get_status(NodeStatus *status);
 extern void shmem_get_identity(NodeIdentity *identity);
+extern void shmem_get_snapshot_progress(SnapshotProgress *progress);
 
 /* The name of a member whose build does not know all that this one does; NULL: there is none among those that have been heard of. */
 extern const char *shmem_older_build(const NodeStatus *status);

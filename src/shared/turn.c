@@ -181,6 +181,64 @@ turn_is_initialised(void)
 	return initialised;
 }
 
+/* The caller holds the mutex. */
+static bool
+is_granted_to_anyone(void)
+{
+	for (int i = 0; i < proposal_queue->slot_count; i++)
+		if (proposal_queue->slots[i].state == PROPOSAL_GRANTED)
+			return true;
+	return false;
+}
+
+bool
+turn_suspend(void)
+{
+	bool		suspended;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	suspended = !is_granted_to_anyone();
+	proposal_queue->turn_suspended = suspended;
+	for (int i = 0; suspended && i < proposal_queue->slot_count; i++)
+	{
+		ProposalSlot *item = &proposal_queue->slots[i];
+
+		if (item->state == PROPOSAL_PROPOSED)
+			item->lost = true;
+		else if (item->state == PROPOSAL_CHOSEN)
+			item->must_yield = true;
+	}
+	SpinLockRelease(&proposal_queue->mutex);
+
+	for (int i = 0; suspended && i < proposal_queue->slot_count; i++)
+	{
+		Latch	   *latch = proposal_queue->slots[i].latch;
+
+		if (latch != NULL)
+			SetLatch(latch);
+	}
+	return suspended;
+}
+
+void
+turn_resume(void)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->turn_suspended = false;
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
+bool
+turn_is_suspended(void)
+{
+	bool		suspended;
+
+	SpinLockAcquire(&proposal_queue->mutex);
+	suspended = proposal_queue->turn_suspended;
+	SpinLockRelease(&proposal_queue->mutex);
+	return suspended;
+}
+
 bool
 position_get_tid(ItemPointer tid)
 {

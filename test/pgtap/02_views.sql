@@ -24,6 +24,10 @@ SELECT is(pg_temp.shape_of('quorum.stats'),
 SELECT is(pg_temp.shape_of('quorum.log'),
 	'log_index bigint, origin_node text, incarnation bigint, sequence bigint, kind text, verdict text, bytes bigint, '
 	'conflict_index bigint', 'quorum.log');
+SELECT is(pg_temp.shape_of('quorum.snapshot_progress'),
+	'phase text, donor_name text, snapshot_index bigint, schema_name text, table_name text, tables_done integer, tables_total integer, '
+	'rows_copied bigint, bytes_received bigint, bytes_estimated bigint, failed_attempts integer, started_at timestamp with time zone, '
+	'phase_since timestamp with time zone', 'quorum.snapshot_progress');
 SELECT is(pg_temp.shape_of('quorum.position'), 'one boolean, applied_index bigint', 'quorum.position');
 SELECT is(pg_temp.shape_of('quorum.replicated_table'),
 	'table_id bigint, relation regclass, schema_name name, table_name name, state "char", origin_node integer, '
@@ -47,6 +51,7 @@ SELECT results_eq(
 	$$VALUES ('n1', 'leader', 'n1', true, 1, 1, 1, NULL)$$, 'the only node leads');
 SELECT is((SELECT count(*) FROM quorum.status), 1::bigint, 'quorum.status has one row');
 SELECT is((SELECT count(*) FROM quorum.stats), 1::bigint, 'quorum.stats has one row');
+SELECT is_empty('SELECT * FROM quorum.snapshot_progress', 'quorum.snapshot_progress has no row where nothing was copied');
 SELECT is((SELECT count(*) FROM quorum.position), 1::bigint, 'quorum.position has one row');
 SELECT throws_ok('INSERT INTO quorum.position VALUES (false, 1)', '23514', NULL, 'and can have no other kind of row');
 SELECT results_eq('SELECT node_name, is_voter, is_leader, reachable, lag_entries FROM quorum.nodes',

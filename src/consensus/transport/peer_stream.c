@@ -291,6 +291,10 @@ check_memory(const PeerStream *stream)
 	if (stream->protocol_version < TRANSPORT_CLAIM_VERSION)
 		return;
 	verdict = acceptor_mark_admit(&stream->claim, &mark);
+	if (verdict == ACCEPTOR_NOT_YET_KNOWN)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the consensus worker of this node is starting")));
 	if (verdict != ACCEPTOR_REMEMBERS)
 		ereport(ERROR,
 				(errcode(TRANSPORT_SQLSTATE_FORGOTTEN),
