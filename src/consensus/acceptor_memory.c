@@ -32,8 +32,15 @@
 #define WAIT_STEP_MS 50
 #define SILENT_WAIT_MS 1000		/* only a longer wait for the peers is worth a word in the status */
 
-static uint32 confirmed_by[QUORUM_MAX_MEMBERS]; /* voters and others that let this start in */
-static int	confirmed_count = 0;
+/* Those that let this start in, and whether the link to them is still up. */
+typedef struct Confirmation
+{
+	uint32		node_id;
+	bool		link_up;
+} Confirmation;
+
+static Confirmation confirmations[QUORUM_MAX_MEMBERS];
+static int	confirmation_count = 0;
 static char *refusal = NULL;
 
 static AcceptorMark noted[QUORUM_MAX_MEMBERS];	/* of status->peers[i], as last given to acceptor_mark_note */
@@ -98,14 +105,36 @@ memory_write_note(void)
 
 /* ---- of this node ---- */
 
-void
-memory_let_in(uint32 node_id)
+static Confirmation *
+confirmation_of(uint32 node_id)
 {
-	for (int i = 0; i < confirmed_count; i++)
-		if (confirmed_by[i] == node_id)
-			return;
-	if (confirmed_count < QUORUM_MAX_MEMBERS)
-		confirmed_by[confirmed_count++] = node_id;
+	for (int i = 0; i < confirmation_count; i++)
+		if (confirmations[i].node_id == node_id)
+			return &confirmations[i];
+	return NULL;
+}
+
+/* A link that is up says that this node was let in at its other end. */
+void
+memory_note_link(uint32 node_id, bool up)
+{
+	Confirmation *confirmation = confirmation_of(node_id);
+
+	if (confirmation == NULL && up && confirmation_count < QUORUM_MAX_MEMBERS)
+	{
+		confirmation = &confirmations[confirmation_count++];
+		confirmation->node_id = node_id;
+	}
+	if (confirmation != NULL)
+		confirmation->link_up = up;
+}
+
+bool
+memory_link_is_up(uint32 node_id)
+{
+	const Confirmation *confirmation = confirmation_of(node_id);
+
+	return confirmation != NULL && confirmation->link_up;
 }
 
 /* Called back from within the transport, so it only takes note. */
@@ -136,8 +165,7 @@ missing_confirmations(void)
 			continue;
 		voters++;
 		is_voter |= member->node_id == worker.journal_identity.node_id;
-		for (int c = 0; c < confirmed_count; c++)
-			confirmed += confirmed_by[c] == member->node_id ? 1 : 0;
+		confirmed += confirmation_of(member->node_id) != NULL ? 1 : 0;
 	}
 	return is_voter ? Max(voters / 2 - confirmed, 0) : 0;
 }
@@ -182,6 +210,10 @@ publish_waiting(void)
 	PaxosStatus status;
 
 	paxos_status(worker.core, worker_now_ms(), &status);
+	status.voters_reachable = 1;
+	for (int i = 0; i < worker.config.member_count; i++)
+		if (worker.config.members[i].is_voter && memory_link_is_up(worker.config.members[i].node_id))
+			status.voters_reachable++;
 	members_publish_status(&status);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	if (QuorumShmem->status.role != NODE_REMOVED)

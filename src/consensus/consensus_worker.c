@@ -221,24 +221,39 @@ on_left_behind(void *context, uint32 node_id, const char *generation)
 }
 
 static void
-on_link(void *context, uint32 node_id, bool up, int version)
+tell_link(uint32 node_id, bool up)
 {
-	PaxosEvent	event;
+	PaxosEvent	event = make_event(PAXOS_EVENT_LINK);
 
-	/* Version 1 of the handshake goes with frames of version 2, and so on. */
-	StaticAssertStmt(TRANSPORT_NEWEST_VERSION + 1 == PAXOS_NEWEST_FRAME_VERSION, "versions of handshake and frames");
-	StaticAssertStmt(TRANSPORT_OLDEST_VERSION + 1 == PAXOS_OLDEST_FRAME_VERSION, "versions of handshake and frames");
-	if (up)
-	{
-		memory_let_in(node_id);
-		paxos_set_peer_version(worker.core, node_id, (uint32) version + 1);
-	}
-	if (!worker.started)
-		return;
-	event = make_event(PAXOS_EVENT_LINK);
 	event.peer_id = node_id;
 	event.link_up = up;
 	step(&event);
+}
+
+static void
+on_link(void *context, uint32 node_id, bool up, int version)
+{
+	/* Version 1 of the handshake goes with frames of version 2, and so on. */
+	StaticAssertStmt(TRANSPORT_NEWEST_VERSION + 1 == PAXOS_NEWEST_FRAME_VERSION, "versions of handshake and frames");
+	StaticAssertStmt(TRANSPORT_OLDEST_VERSION + 1 == PAXOS_OLDEST_FRAME_VERSION, "versions of handshake and frames");
+	memory_note_link(node_id, up);
+	if (up)
+		paxos_set_peer_version(worker.core, node_id, (uint32) version + 1);
+	if (worker.started)
+		tell_link(node_id, up);
+}
+
+/* The core takes a link for up until it is told otherwise. */
+static void
+tell_links_that_are_down(void)
+{
+	for (int i = 0; i < worker.config.member_count; i++)
+	{
+		uint32		node_id = worker.config.members[i].node_id;
+
+		if (node_id != worker.journal_identity.node_id && !memory_link_is_up(node_id))
+			tell_link(node_id, false);
+	}
 }
 
 static void
@@ -630,6 +645,7 @@ start(void)
 	paxos_set_incarnation(worker.core, worker.incarnation);
 	paxos_start(worker.core, worker_now_ms(), pg_prng_uint64(&pg_global_prng_state), &effects);
 	carry_out(&effects);
+	tell_links_that_are_down();
 	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		shmem_set_last_error(REMOVED_ERROR);
 	else if (pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0)

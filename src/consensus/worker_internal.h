@@ -122,7 +122,8 @@ extern bool members_may_write(const PaxosStatus *status);
 extern void memory_restore(void);	/* once the journal is open, before anybody is let in */
 extern void memory_note_peers(const PaxosStatus *status);
 extern void memory_write_note(void);
-extern void memory_let_in(uint32 node_id);
+extern void memory_note_link(uint32 node_id, bool up);
+extern bool memory_link_is_up(uint32 node_id);
 extern void memory_refused(uint32 node_id, const char *why);
 extern void memory_check(void);	/* does not return if this node was refused */
 extern void memory_await_confirmation(void);
