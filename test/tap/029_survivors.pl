@@ -61,6 +61,9 @@ is($survivor->sql(q{SELECT count(*) FROM t WHERE v = 'kept'}), '51', 'every ackn
 
 # ---- members_that_it_does_not_know_tell_it
 my $newcomer = $cluster->add_instance('n4');
+# A join that was interrupted after the leader had taken it in: what is asked for again has the cluster's generation, too.
+$survivor->sql(sprintf(q{SELECT quorum.request_membership('n4', '%s', '%s')}, $newcomer->peer_conninfo, $newcomer->sql('SELECT quorum.instance_id()')),
+	timeout => 60);
 $cluster->join_node($newcomer, $survivor);
 is($survivor->sql(q{SELECT string_agg(node_id::text, ',' ORDER BY node_id) FROM quorum.node_members() WHERE node_name = 'n4'}), '4',
 	'node ids are not given out again');
