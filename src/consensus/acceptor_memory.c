@@ -203,7 +203,7 @@ memory_check(void)
 		step_aside();
 }
 
-/* Of a node that takes no part yet; a removed one says so. */
+/* It looks like a node that is cut off, which it is; quorum.force_new_cluster() may be the only way out. */
 static void
 publish_waiting(void)
 {
@@ -215,11 +215,6 @@ publish_waiting(void)
 		if (worker.config.members[i].is_voter && memory_link_is_up(worker.config.members[i].node_id))
 			status.voters_reachable++;
 	members_publish_status(&status);
-	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
-	if (QuorumShmem->status.role != NODE_REMOVED)
-		QuorumShmem->status.role = NODE_STOPPED;
-	QuorumShmem->status.has_quorum = false;
-	LWLockRelease(QuorumShmem->lock);
 }
 
 /* Also for a node that was removed: those who have not heard of it may still need its acceptor, and it must not have forgotten anything either. */
