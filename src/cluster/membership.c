@@ -41,14 +41,18 @@ lock_membership(void)
 	LockDatabaseObject(NamespaceRelationId, get_namespace_oid("quorum", false), 0, ShareUpdateExclusiveLock);
 }
 
+bool
+has_remains(void)
+{
+	return internal_query_value("SELECT 1 FROM quorum.position WHERE applied_index > 0 "
+								"UNION ALL SELECT 1 FROM quorum.replicated_table LIMIT 1",
+								0, NULL, NULL) != NULL;
+}
+
 void
 refuse_remains(void)
 {
-	char	   *remains = internal_query_value("SELECT 1 FROM quorum.position WHERE applied_index > 0 "
-											   "UNION ALL SELECT 1 FROM quorum.replicated_table LIMIT 1",
-											   0, NULL, NULL);
-
-	if (remains != NULL)
+	if (has_remains())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has been part of a cluster before"),

@@ -13,6 +13,7 @@
 extern void lock_membership(void);
 
 /* 55000 if this database was part of a cluster before: what its tables hold would not fit a log that begins elsewhere. */
+extern bool has_remains(void);
 extern void refuse_remains(void);
 
 /* Writes the identity file and makes the consensus worker look at it. */

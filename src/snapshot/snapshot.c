@@ -36,6 +36,7 @@
 #include "snapshot/snapshot_internal.h"
 
 #define PROGRESS_INTERVAL_MS 100
+#define PATIENCE_MS 500
 
 typedef struct Donor
 {
@@ -110,18 +111,24 @@ note_incoming(const IncomingSnapshot *incoming)
 
 /* ---- when ---- */
 
-/* A consensus worker that starts anew finds out once more what it lacks. */
+/*
+ * A consensus worker that starts anew finds out once more what it lacks.  Tables from a backup may be further than the log that is here: that it leads
+ * on from there is of no use, since certification needs what is before.
+ */
 bool
 snapshot_is_due(void)
 {
 	uint64		needed = pg_atomic_read_u64(&QuorumShmem->snapshot_needed);
 	uint64		applied_index;
+	uint64		chosen_index;
 
 	if (needed == 0 || pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) != 0)
 		return false;
 	applied_index = turn_applied_index();
-	return needed > applied_index + 1 &&
-		(applied_index >= pg_atomic_read_u64(&QuorumShmem->chosen_index) || applied_index + 1 < chosen_log_first_held());
+	chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+	if (needed > applied_index + 1 && applied_index + 1 < chosen_log_first_held())
+		return true;
+	return needed > chosen_index + 1 && applied_index >= chosen_index;
 }
 
 /* ---- from whom ---- */
@@ -140,7 +147,28 @@ rank_of_donor(const MemberState *member, const NodeStatus *status)
 	return rank;
 }
 
-/* The best one; with each failed attempt the next.  False: there is no other member. */
+/*
+ * Links come up one by one, the leader's perhaps first: as long as this node has looked for PATIENCE_MS only, it waits for another one that
+ * would do.
+ */
+static bool
+is_worth_waiting(const NodeStatus *status, const MemberState *chosen)
+{
+	static TimestampTz first_asked = 0;
+	static TimestampTz last_asked = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int			voters = 0;
+
+	for (int i = 0; i < status->member_count; i++)
+		voters += status->members[i].is_voter ? 1 : 0;
+	if (TimestampDifferenceExceeds(last_asked, now, 10 * PATIENCE_MS))
+		first_asked = now;
+	last_asked = now;
+	return attempts == 0 && voters > 1 && (chosen->node_id == status->leader_id || status->leader_id == 0 || !chosen->reachable) &&
+		!TimestampDifferenceExceeds(first_asked, now, PATIENCE_MS);
+}
+
+/* The best one; with each failed attempt the next.  False: there is none, or not just now. */
 static bool
 choose_donor(Donor *donor)
 {
@@ -159,6 +187,8 @@ choose_donor(Donor *donor)
 	if (count == 0)
 		return false;
 	chosen = &status->members[candidates[attempts % count]];
+	if (is_worth_waiting(status, chosen))
+		return false;
 	donor->node_id = chosen->node_id;
 	strlcpy(donor->node_name, chosen->node_name, NAMEDATALEN);
 	strlcpy(donor->conninfo, chosen->conninfo, QUORUM_MAX_CONNINFO);
@@ -189,7 +219,7 @@ check_index(const IncomingSnapshot *incoming)
 	uint64		needed = pg_atomic_read_u64(&QuorumShmem->snapshot_needed);
 	uint64		applied_index = turn_applied_index();
 
-	if (incoming->index <= applied_index || incoming->index + 1 < needed)
+	if (incoming->index < applied_index || incoming->index + 1 < needed)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the tables of that node are too old to be copied"),
@@ -232,7 +262,8 @@ receive_everything(SnapshotReceiver *receiver, IncomingSnapshot *incoming, Strin
 	if (tables != NIL)
 		snapshot_expect_frame(receiver, SNAPSHOT_FRAME_END);
 	receive_end(receiver);
-	position_update(incoming->index);
+	if (incoming->index > turn_applied_index()) /* else the tables came from a backup that is as new */
+		position_update(incoming->index);
 }
 
 /* At the commit: whoever reads from now on sees the snapshot's index. */
