@@ -291,4 +291,19 @@ is($n1->query(q{SET ROLE quorum_link; CALL quorum.send_tables(1, NULL)})->{sqlst
 is($n1->query(q{SET ROLE quorum_link; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; CALL quorum.send_tables(99, '1')})->{sqlstate}, '0A000',
 	'nor one of another version');
 
+# ---- what_a_snapshot_does_not_protect_from_is_noticed --------------------------------------------------------------
+# TRUNCATE leaves an empty file, whatever a snapshot of before should see.
+my ($identity) = map { PostgreSQL::Test::Utils::slurp_file($_) } $n1->data_dir . '/pg_quorum/pgsql_tmp_journal/identity';
+no warnings 'portable';
+my $cluster_id = hex(($identity =~ /^cluster_id = (\w+)/m)[0]);
+my $session = $n1->session;
+$session->query(q{SET quorum.read_consistency = 'local'});
+$session->query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+$session->query('SELECT applied_index FROM quorum.position');
+$cluster->wait_for_leader->sql('TRUNCATE late');
+$cluster->wait_applied($n1);
+$session->query("CALL quorum.send_tables(1, '$cluster_id')");
+like($session->{stderr}, qr/have changed since the snapshot was taken/, 'a donor notices that a table was truncated after its snapshot');
+$session->quit;
+
 done_testing();
