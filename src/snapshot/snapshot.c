@@ -36,7 +36,6 @@
 #include "snapshot/snapshot_internal.h"
 
 #define PROGRESS_INTERVAL_MS 100
-#define PATIENCE_MS 500
 
 typedef struct Donor
 {
@@ -133,42 +132,22 @@ snapshot_is_due(void)
 
 /* ---- from whom ---- */
 
+/* Who does not lead hears little of the others, so that one is not in contact counts least: it may be there all the same. */
 static int
 rank_of_donor(const MemberState *member, const NodeStatus *status)
 {
 	int			rank = 0;
 
-	if (!member->reachable)
-		rank += 4;
 	if (!member->is_voter)
-		rank += 2;				/* it may be new itself */
+		rank += 4;				/* it may be new itself */
 	if (member->node_id == status->leader_id)
-		rank += 1;				/* it has enough to do */
+		rank += 2;				/* it has enough to do */
+	if (!member->reachable)
+		rank += 1;
 	return rank;
 }
 
-/*
- * Links come up one by one, the leader's perhaps first: as long as this node has looked for PATIENCE_MS only, it waits for another one that
- * would do.
- */
-static bool
-is_worth_waiting(const NodeStatus *status, const MemberState *chosen)
-{
-	static TimestampTz first_asked = 0;
-	static TimestampTz last_asked = 0;
-	TimestampTz now = GetCurrentTimestamp();
-	int			voters = 0;
-
-	for (int i = 0; i < status->member_count; i++)
-		voters += status->members[i].is_voter ? 1 : 0;
-	if (TimestampDifferenceExceeds(last_asked, now, 10 * PATIENCE_MS))
-		first_asked = now;
-	last_asked = now;
-	return attempts == 0 && voters > 1 && (chosen->node_id == status->leader_id || status->leader_id == 0 || !chosen->reachable) &&
-		!TimestampDifferenceExceeds(first_asked, now, PATIENCE_MS);
-}
-
-/* The best one; with each failed attempt the next.  False: there is none, or not just now. */
+/* The best one; with each failed attempt the next.  False: there is no other member. */
 static bool
 choose_donor(Donor *donor)
 {
@@ -187,8 +166,6 @@ choose_donor(Donor *donor)
 	if (count == 0)
 		return false;
 	chosen = &status->members[candidates[attempts % count]];
-	if (is_worth_waiting(status, chosen))
-		return false;
 	donor->node_id = chosen->node_id;
 	strlcpy(donor->node_name, chosen->node_name, NAMEDATALEN);
 	strlcpy(donor->conninfo, chosen->conninfo, QUORUM_MAX_CONNINFO);

@@ -109,6 +109,7 @@ my $tps_during = throughput_during(sub {
 		return is_whole();
 	}, 3600);
 });
+note('donor: ' . ($joiner->query('SELECT donor_name FROM quorum.snapshot_progress')->{rows} // '') . ', leader: ' . $leader->name);
 ok(is_whole(), 'the node has joined, is whole and votes');
 note(@done && $done[3] > 0
 	? sprintf('%d rows (%.0f MB) copied in %.1f s: %.0f rows/s, %.1f MB/s, indexes included', $done[1], $done[2] / 1048576, $done[3], $done[1] / $done[3],
