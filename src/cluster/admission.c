@@ -83,11 +83,13 @@ check_joiner(const char *node_name, const char *conninfo, const char *instance_i
  * log, but the status has all of it.
  */
 static uint64
-config_in_force(const NodeStatus *status, const char *node_name, uint32 *node_id, bytea **config_bytes)
+config_in_force(const NodeStatus *status, const NodeIdentity *identity, const char *node_name, uint32 *node_id, bytea **config_bytes)
 {
 	MemberConfig *config = palloc0(sizeof(MemberConfig));
 	StringInfoData bytes;
 
+	/* Without it the node would be one of generation 0, which every other member takes for left behind, for good. */
+	config->generation = identity->generation;
 	config->next_node_id = status->next_node_id;
 	config->member_count = status->member_count;
 	for (int i = 0; i < status->member_count; i++)
@@ -199,7 +201,7 @@ quorum_request_membership(PG_FUNCTION_ARGS)
 		check_all_know_learners(&status);
 	check_joiner(node_name, conninfo, instance_id);
 	if (interrupted)
-		config_slot = config_in_force(&status, node_name, &node_id, &config);
+		config_slot = config_in_force(&status, &identity, node_name, &node_id, &config);
 	else
 	{
 		config_slot = propose_joiner(node_name, conninfo, as_voter);

@@ -4,14 +4,15 @@
  *
  * The other half is shared/acceptor_mark.h: what this node remembers of its peers' journals, told by their messages and kept in its own journal.
  *
- * A voter takes no part before as many other voters have let it in as it needs for a quorum: each compares what this node's recovery found with the
- * mark that it keeps.  It could not do anything without them anyhow, so that costs nothing but the handshakes.  Whenever any member refuses it, then or later, it
- * steps aside for good: its worker closes its links and does nothing any more.
+ * A voter is silent before as many other voters have let it in as it needs for a quorum: each compares what this node's recovery found with the
+ * mark that it keeps.  It could not do anything without them anyhow, so that costs nothing but the handshakes.  A silent node votes for nothing, but it
+ * learns what is chosen: of the voters that it knows most may have been replaced while it was away, and only the log tells it by whom.  Whenever any
+ * member refuses it, then or later, it steps aside for good: its worker closes its links and does nothing any more.
  *
  * What this cannot notice: a loss that only nodes which are down know of.  Marks are passed on with each heartbeat, so that is what was made durable
  * within a heartbeat interval before the leader went down, too.
  *
- * Must never: let the core take a step before that, or start it after a refusal.  Locks: QuorumShmem->lock inside the functions it calls.
+ * Must never: let the core say anything that counts before that, or let it go on after a refusal.  Locks: QuorumShmem->lock inside the functions it calls.
  */
 #include "postgres.h"
 
@@ -29,7 +30,6 @@
 #include "shared/read_round.h"
 
 #define NOTE_INTERVAL_MS 1000	/* the marks in the journal are at most this much older than those in memory */
-#define WAIT_STEP_MS 50
 #define SILENT_WAIT_MS 1000		/* only a longer wait for the peers is worth a word in the status */
 
 /* Those that let this start in, and whether the link to them is still up. */
@@ -203,44 +203,38 @@ memory_check(void)
 		step_aside();
 }
 
-/* It looks like a node that is cut off, which it is; quorum.force_new_cluster() may be the only way out. */
-static void
-publish_waiting(void)
+static char *
+waiting_text(int missing)
 {
-	PaxosStatus status;
-
-	paxos_status(worker.core, worker_now_ms(), &status);
-	status.voters_reachable = 1;
-	for (int i = 0; i < worker.config.member_count; i++)
-		if (worker.config.members[i].is_voter && memory_link_is_up(worker.config.members[i].node_id))
-			status.voters_reachable++;
-	members_publish_status(&status);
+	return psprintf("waits until %d more of the other voters can be asked whether this node's journal is complete", missing);
 }
 
-/* Also for a node that was removed: those who have not heard of it may still need its acceptor, and it must not have forgotten anything either. */
+/*
+ * Once in each turn.  Also of a node that was removed: those who have not heard of it may still need its acceptor, and it must not have
+ * forgotten anything either.  The configuration may change meanwhile: the log says so to a silent node, too.
+ */
 void
-memory_await_confirmation(void)
+memory_look_for_confirmation(void)
 {
-	uint64		begun_ms = worker_now_ms();
-	bool		told = false;
+	static char *told = NULL;
+	static uint64 begun_ms = 0;
+	int			missing;
 
-	while (missing_confirmations() > 0)
+	if (!paxos_is_silent(worker.core))
+		return;
+	missing = missing_confirmations();
+	if (missing == 0)
 	{
-		(void) transport_wait(WAIT_STEP_MS);
-		CHECK_FOR_INTERRUPTS();
-		worker_restart_if_wanted();
-		memory_check();
-		members_connect_peers();
-		transport_flush();
-		publish_waiting();
-		if (!told && pg_atomic_read_u32(&QuorumShmem->removed) == 0 && worker_now_ms() >= begun_ms + SILENT_WAIT_MS)
-		{
-			told = true;
-			shmem_set_last_error(psprintf("waits until %d more of the other voters can be asked whether this node's journal is complete",
-										  missing_confirmations()));
-		}
+		paxos_set_silent(worker.core, false);
+		if (told != NULL && strcmp(told, shmem_last_error()) == 0)
+			shmem_set_last_error(NULL);
+		return;
 	}
-	memory_check();
-	if (told)
-		shmem_set_last_error(NULL);
+	if (begun_ms == 0)
+		begun_ms = worker_now_ms();
+	if (told == NULL && pg_atomic_read_u32(&QuorumShmem->removed) == 0 && worker_now_ms() >= begun_ms + SILENT_WAIT_MS)
+	{
+		told = MemoryContextStrdup(TopMemoryContext, waiting_text(missing));
+		shmem_set_last_error(told);
+	}
 }

@@ -494,6 +494,7 @@ one_turn(void)
 	(void) transport_wait(time_to_deadline_ms());
 	CHECK_FOR_INTERRUPTS();
 	memory_check();
+	memory_look_for_confirmation();
 	worker_restart_if_wanted();
 	if (ConfigReloadPending)
 	{
@@ -643,7 +644,7 @@ start(void)
 	generation_stand_aside();
 	check_nothing_forgotten(&identity);
 	open_transport(&identity, &callbacks);
-	memory_await_confirmation();
+	paxos_set_silent(worker.core, true);
 
 	worker.started = true;
 	paxos_set_incarnation(worker.core, worker.incarnation);

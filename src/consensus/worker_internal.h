@@ -126,6 +126,6 @@ extern void memory_note_link(uint32 node_id, bool up);
 extern bool memory_link_is_up(uint32 node_id);
 extern void memory_refused(uint32 node_id, const char *why);
 extern void memory_check(void);	/* does not return if this node was refused */
-extern void memory_await_confirmation(void);
+extern void memory_look_for_confirmation(void);
 
 #endif							/* QUORUM_WORKER_INTERNAL_H */

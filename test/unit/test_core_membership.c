@@ -200,6 +200,44 @@ configuration_survives_a_restart(void)
 	stop_cluster();
 }
 
+/*
+ * A voter that is not sure of its journal: it may have been away while most of the voters that it knows were replaced, so it has to hear of that, and
+ * from a leader too.  Its vote counts for nothing meanwhile.
+ */
+static void
+silent_voter_learns_and_does_not_vote(void)
+{
+	uint32_t	first;
+	uint32_t	silent;
+	uint32_t	other;
+
+	start_cluster(3, 16);
+	first = run_until_leader();
+	silent = first % 3 + 1;
+	other = silent % 3 + 1;
+	stop_node(silent);
+	for (int i = 0; i < 60; i++)
+	{
+		propose(first, "x");
+		run(1);
+	}
+	run(100);
+	start_node(silent);
+	paxos_set_silent(cluster.nodes[silent].core, true);
+	run(1500);
+	ok(cluster.nodes[silent].delivered_count >= 60 && leader() == first, "a silent voter is taught beside a leader, and disturbs none");
+	stop_node(other);
+	run(1000);
+	propose(first, "needs its vote");
+	run(1000);
+	ok(leader() == 0 && times_effective(first, "needs its vote") == 0, "it votes for nothing");
+	paxos_set_silent(cluster.nodes[silent].core, false);
+	ok(run_until_leader() != 0, "it votes when it may");
+	run(1000);
+	ok(times_effective(first, "needs its vote") == 1 && same_log(first, silent), "and what waited for it is chosen");
+	stop_cluster();
+}
+
 int
 main(void)
 {
@@ -209,5 +247,6 @@ main(void)
 	overtaken_leader_steps_down();
 	new_configuration_needs_promises();
 	configuration_survives_a_restart();
+	silent_voter_learns_and_does_not_vote();
 	return tap_done();
 }

@@ -243,6 +243,13 @@ paxos_set_peer_version(PaxosCore *core, uint32_t node_id, uint32_t frame_version
 	version->frame_version = (uint8_t) min_u64(frame_version, PAXOS_NEWEST_FRAME_VERSION);
 }
 
+/* A question that binds nobody, and how far this node is, which counts for no ballot. */
+static bool
+silent_may_send(const PaxosMessage *message)
+{
+	return message->type == PAXOS_MESSAGE_PRE_VOTE || (message->type == PAXOS_MESSAGE_REPORT && message->ballot.round == 0);
+}
+
 /* One message may go to many: those that understand another version than the first get a copy. */
 void
 core_send(PaxosCore *core, uint32_t to, PaxosMessage *message)
@@ -252,6 +259,8 @@ core_send(PaxosCore *core, uint32_t to, PaxosMessage *message)
 
 	PAXOS_ASSERT(to != 0 && to != core->settings.node_id);
 	PAXOS_ASSERT(version >= message_first_version(message->type));
+	if (core->is_silent && !silent_may_send(message))
+		return;
 	if (message->version == 0)
 		message->version = version;
 	else if (message->version != version)

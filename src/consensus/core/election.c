@@ -185,7 +185,8 @@ start_pre_vote(PaxosCore *core)
 }
 
 /*
- * Answered from what is so now; nothing changes here, but that a node which is behind is taught if there is no leader to do it.  A
+ * Answered from what is so now; nothing changes here, but that a node which is behind is taught if there is no leader to do it, or if it does not
+ * answer the leader: it is silent (paxos_set_silent), or does not hear it.  A
  * member that was removed without hearing of it campaigns in its old configuration: it has not delivered the one without it, so it is
  * behind everyone who has, and is refused; and learns why.
  */
@@ -207,7 +208,7 @@ election_on_pre_vote(PaxosCore *core, uint32_t from, const PaxosMessage *message
 	core_send(core, from, answer);
 	if (teaches && peer == NULL)
 		learner_teach_stranger(core, from, message->first_slot);
-	else if (teaches && !is_leader(core))
+	else if (teaches && (!is_leader(core) || !is_within(peer->answered_ms, core->now_ms, core->settings.election_timeout_ms)))
 	{
 		peer->delivered_slot = message->first_slot - 1;
 		peer->teach_wanted = true;

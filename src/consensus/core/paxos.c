@@ -175,13 +175,20 @@ note_durable(PaxosCore *core, uint32_t node_id, uint64_t incarnation, uint64_t p
 	peer->durable_position = max_u64(peer->durable_position, position);
 }
 
+/* What is chosen is so whoever hears it; all else asks for something that a silent node does not give. */
+static bool
+is_for_silent(const PaxosMessage *message)
+{
+	return message->type == PAXOS_MESSAGE_LEARN || message->type == PAXOS_MESSAGE_TRIMMED;
+}
+
 static void
 on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
 	Peer	   *peer = config_peer(core, from);
 
 	PAXOS_ASSERT(from != 0 && message != NULL);
-	if (from == core->settings.node_id)
+	if (from == core->settings.node_id || (core->is_silent && !is_for_silent(message)))
 		return;
 	if (peer != NULL)
 		peer->last_contact_ms = core->now_ms;
@@ -313,6 +320,24 @@ paxos_step(PaxosCore *core, const PaxosEvent *event, PaxosEffects *effects)
 			break;
 	}
 	end_step(core, effects);
+}
+
+void
+paxos_set_silent(PaxosCore *core, bool is_silent)
+{
+	if (core->is_silent && !is_silent)
+	{
+		core->lost_elections = 0;	/* nobody was to answer */
+		election_reset_timer(core);
+		core->send_due = true;
+	}
+	core->is_silent = is_silent;
+}
+
+bool
+paxos_is_silent(const PaxosCore *core)
+{
+	return core->is_silent;
 }
 
 void

@@ -328,6 +328,13 @@ extern void paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *st
 /* Takes part in elections and stays leader only while allowed; a node that cannot apply (P9) must not lead. Default true. */
 extern void paxos_set_may_lead(PaxosCore *core, bool may_lead);
 
+/*
+ * A silent node says nothing that counts for anybody: it promises, accepts and campaigns for nothing, whatever it is asked.  It tells how far it is, and
+ * learns what is chosen.  For a host that is not sure yet whether the journal holds all that this node ever promised; before paxos_start, and lifted when it is.
+ */
+extern void paxos_set_silent(PaxosCore *core, bool is_silent);
+extern bool paxos_is_silent(const PaxosCore *core);
+
 extern PaxosValue *paxos_value_make(const PaxosAllocator *allocator, PaxosValueKind kind, PaxosProposalId id,
 									const uint8_t *bytes, uint32_t length);
 extern PaxosValue *paxos_value_retain(PaxosValue *value);

@@ -172,6 +172,7 @@ struct PaxosCore
 	PaxosAllocator allocator;
 	bool		started;
 	bool		may_lead;
+	bool		is_silent;
 	uint64_t	now_ms;
 	uint64_t	random_state;
 	bool		send_due;		/* something is gathered for the next FLUSH or TICK */

@@ -249,7 +249,8 @@ check_identities(const PeerStream *stream)
 	shmem_get_status(status);
 	shmem_get_identity(identity);
 
-	if (identity->node_id == 0)
+	/* A worker that has not read its journal yet has published who it is, for the apply worker, but knows no generation (recovery.c). */
+	if (identity->node_id == 0 || identity->incarnation == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this instance is not a member of a cluster, or its consensus worker is starting")));
