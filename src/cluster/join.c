@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -73,18 +74,49 @@ connect_to_leader(const char *via)
 	return leader;
 }
 
+/* The number of a table is drawn at random when it is replicated, so whoever knows the same number has the same table. */
+static bool
+is_known_here(const char *table_id)
+{
+	Oid			type = TEXTOID;
+	Datum		value = CStringGetTextDatum(table_id);
+
+	return internal_query_value("SELECT 1 FROM quorum.replicated_table WHERE table_id = $1::pg_catalog.int8", 1, &type, &value) != NULL;
+}
+
+/* An instance that was made from a backup of a node of this cluster is welcome: its tables are brought to where they should be. */
+static void
+check_remains(PeerConnection *leader)
+{
+	PeerResult *tables;
+
+	if (!database_has_remains())
+		return;
+	tables = peer_query(leader, "SELECT table_id FROM quorum.replicated_table", 0, NULL);
+	for (int i = 0; i < tables->row_count; i++)
+		if (is_known_here(tables->rows[i][0]))
+		{
+			ereport(NOTICE,
+					(errmsg("this database is from a backup of a node of the cluster; its replicated tables are brought up to date")));
+			return;
+		}
+	refuse_remains();
+}
+
 /* A table here that is in the way of a replicated one would stop this node in the middle of the log. */
 static void
 check_tables_of_cluster(PeerConnection *leader)
 {
 	PeerResult *tables = peer_query(leader,
-									"SELECT schema_name, table_name, quorum.table_shape(relation) FROM quorum.replicated_table", 0, NULL);
+									"SELECT schema_name, table_name, quorum.table_shape(relation), table_id FROM quorum.replicated_table",
+									0, NULL);
 
 	for (int i = 0; i < tables->row_count; i++)
 	{
 		const char *schema_name = tables->rows[i][0];
 		const char *table_name = tables->rows[i][1];
-		const char *reason = tables->rows[i][2] ? table_unfit_reason(schema_name, table_name, tables->rows[i][2]) : NULL;
+		bool		is_fit = tables->rows[i][2] == NULL || is_known_here(tables->rows[i][3]);
+		const char *reason = is_fit ? NULL : table_unfit_reason(schema_name, table_name, tables->rows[i][2]);
 
 		if (reason != NULL)
 			ereport(ERROR,
@@ -222,13 +254,13 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	check_conninfo(via, "via");
 	lock_membership();
 	refuse_if_member();
-	refuse_remains();
 	check_leads_to_instance(conninfo, "this node", own_instance_id());
 
 	memset(&identity, 0, sizeof(identity));
 	strlcpy(identity.node_name, node_name, sizeof(identity.node_name));
 	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
 	leader = connect_to_leader(via);
+	check_remains(leader);
 	check_tables_of_cluster(leader);
 	ask_for_membership(leader, &identity, as_voter);
 	peer_close(leader);

@@ -18,7 +18,7 @@ extern void unlock_membership(void);
 /* Was this database part of a cluster before, and has it not been made ordinary since? */
 extern bool database_has_remains(void);
 
-/* 55000 if this database was part of a cluster before: what its tables hold would not fit a log that begins elsewhere. */
+/* 55000 if so: what its tables hold would not fit a log that begins elsewhere. */
 extern void refuse_remains(void);
 
 /* Writes the identity file and makes the consensus worker look at it. */

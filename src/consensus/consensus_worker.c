@@ -579,7 +579,7 @@ worker_wait_a_moment(void)
  * had promised, and a vote could contradict it (P8): the node takes no part.  So the position row has to be known before the first vote.
  */
 static void
-check_nothing_forgotten(void)
+check_nothing_forgotten(const IdentityFile *identity)
 {
 	PaxosStatus status;
 	uint64		applied_index;
@@ -589,6 +589,10 @@ check_nothing_forgotten(void)
 	paxos_status(worker.core, worker_now_ms(), &status);
 	applied_index = turn_applied_index();
 	if (applied_index <= status.accepted_slot)
+		return;
+
+	/* An instance made from another node's backup joined with tables of before it was a member; it has promised nothing then. */
+	if (applied_index <= identity->config_slot)
 		return;
 	shmem_set_last_error("the journal has forgotten entries that are in the tables: this node takes no part in the consensus");
 	ereport(LOG,
@@ -638,7 +642,7 @@ start(void)
 	members_publish_identity(&identity);
 	shmem_wake_apply();
 	generation_stand_aside();
-	check_nothing_forgotten();
+	check_nothing_forgotten(&identity);
 	open_transport(&identity, &callbacks);
 	paxos_set_silent(worker.core, true);
 

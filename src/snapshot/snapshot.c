@@ -110,33 +110,40 @@ note_incoming(const IncomingSnapshot *incoming)
 
 /* ---- when ---- */
 
-/* A consensus worker that starts anew finds out once more what it lacks. */
+/*
+ * A consensus worker that starts anew finds out once more what it lacks.  Tables from a backup may be further than the log that is here: that it leads
+ * on from there is of no use, since certification needs what is before.
+ */
 bool
 snapshot_is_due(void)
 {
 	uint64		needed = pg_atomic_read_u64(&QuorumShmem->snapshot_needed);
 	uint64		applied_index;
+	uint64		chosen_index;
 
 	if (needed == 0 || pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) != 0)
 		return false;
 	applied_index = turn_applied_index();
-	return needed > applied_index + 1 &&
-		(applied_index >= pg_atomic_read_u64(&QuorumShmem->chosen_index) || applied_index + 1 < chosen_log_first_held());
+	chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
+	if (needed > applied_index + 1 && applied_index + 1 < chosen_log_first_held())
+		return true;
+	return needed > chosen_index + 1 && applied_index >= chosen_index;
 }
 
 /* ---- from whom ---- */
 
+/* Who does not lead hears little of the others, so that one is not in contact counts least: it may be there all the same. */
 static int
 rank_of_donor(const MemberState *member, const NodeStatus *status)
 {
 	int			rank = 0;
 
-	if (!member->reachable)
-		rank += 4;
 	if (!member->is_voter)
-		rank += 2;				/* it may be new itself */
+		rank += 4;				/* it may be new itself */
 	if (member->node_id == status->leader_id)
-		rank += 1;				/* it has enough to do */
+		rank += 2;				/* it has enough to do */
+	if (!member->reachable)
+		rank += 1;
 	return rank;
 }
 
@@ -189,7 +196,7 @@ check_index(const IncomingSnapshot *incoming)
 	uint64		needed = pg_atomic_read_u64(&QuorumShmem->snapshot_needed);
 	uint64		applied_index = turn_applied_index();
 
-	if (incoming->index <= applied_index || incoming->index + 1 < needed)
+	if (incoming->index < applied_index || incoming->index + 1 < needed)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the tables of that node are too old to be copied"),
@@ -232,7 +239,8 @@ receive_everything(SnapshotReceiver *receiver, IncomingSnapshot *incoming, Strin
 	if (tables != NIL)
 		snapshot_expect_frame(receiver, SNAPSHOT_FRAME_END);
 	receive_end(receiver);
-	position_update(incoming->index);
+	if (incoming->index > turn_applied_index()) /* else the tables came from a backup that is as new */
+		position_update(incoming->index);
 }
 
 /* At the commit: whoever reads from now on sees the snapshot's index. */

@@ -185,7 +185,7 @@ await_settled(Sim *sim, uint32_t except)
 	}
 }
 
-/* One proposal of each member in turn must be acknowledged. */
+/* One proposal of each member in turn must be acknowledged; a node that is started anew meanwhile, behind a snapshot, has lost its client. */
 static void
 propose_everywhere(Sim *sim, uint32_t except)
 {
@@ -193,6 +193,7 @@ propose_everywhere(Sim *sim, uint32_t except)
 	{
 		SimNode    *node = &sim->nodes[id];
 		uint64_t	before = node->acknowledged;
+		uint32_t	life = node->life;
 		SimTime		limit = sim->now + timeouts(sim, PATIENCE_TIMEOUTS);
 
 		if (id == except || !sim_node_is_member(sim, id) || !node->alive)
@@ -200,6 +201,12 @@ propose_everywhere(Sim *sim, uint32_t except)
 		sim_propose(sim, node);
 		while (node->acknowledged == before)
 		{
+			if (node->alive && node->life != life)
+			{
+				life = node->life;
+				before = node->acknowledged;
+				sim_propose(sim, node);
+			}
 			sim_check(sim, sim->now < limit, "proposals_get_through", "node, proposals acknowledged", id, before);
 			sim_advance(sim, sim->now + timeouts(sim, 1) / 8);
 			if (!sim_node_is_member(sim, id))

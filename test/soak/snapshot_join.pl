@@ -77,15 +77,18 @@ sub is_whole
 	return $is_voter eq 't' && ($joiner->status('applied_index') // 0) > $leader->status('chosen_index') - 1000;
 }
 
-$joiner->query("SET statement_timeout = '3s'; SELECT quorum.join_cluster('n4', '" . $joiner->peer_conninfo . "', via => '"
+$joiner->query("SET statement_timeout = '1s'; SELECT quorum.join_cluster('n4', '" . $joiner->peer_conninfo . "', via => '"
 	  . $leader->peer_conninfo(user => 'quorum_operator') . "')");
-my %seen;
-for my $kill (1 .. $kills)
+my (%seen, @done);
+my $killed = 0;
+while ($killed < $kills)
 {
-	usleep(rand(1e6 * (2 + $megabytes / 40)));
-	my ($phase) = progress();
-	$seen{ $phase // 'before' }++;
-	if ($kill % 2)
+	usleep(rand(1e6 * (0.5 + $megabytes / 100)));
+	my @now = progress();
+	@done = @now if @now && $now[0] eq 'done';
+	last if @done;
+	$seen{ $now[0] // 'before' }++;
+	if (++$killed % 2)
 	{
 		$joiner->kill9(all => 1);
 		$joiner->start;
@@ -97,9 +100,8 @@ for my $kill (1 .. $kills)
 	}
 	QuorumCluster::wait_until('the joining node to answer', sub { $joiner->query('SELECT 1', timeout => 5)->{ok} }, 60);
 }
-note("$kills kills, in the phases: " . join(', ', map { "$_ ($seen{$_})" } sort keys %seen));
+note("$killed kills, in the phases: " . join(', ', map { "$_ ($seen{$_})" } sort keys %seen));
 
-my @done;
 my $tps_during = throughput_during(sub {
 	QuorumCluster::wait_until('the join to end', sub {
 		my @now = progress();
@@ -107,6 +109,7 @@ my $tps_during = throughput_during(sub {
 		return is_whole();
 	}, 3600);
 });
+note('donor: ' . ($joiner->query('SELECT donor_name FROM quorum.snapshot_progress')->{rows} // '') . ', leader: ' . $leader->name);
 ok(is_whole(), 'the node has joined, is whole and votes');
 note(@done && $done[3] > 0
 	? sprintf('%d rows (%.0f MB) copied in %.1f s: %.0f rows/s, %.1f MB/s, indexes included', $done[1], $done[2] / 1048576, $done[3], $done[1] / $done[3],

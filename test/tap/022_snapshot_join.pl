@@ -14,6 +14,7 @@ my $cluster = QuorumCluster->new(nodes => [ 'n1', 'n2', 'n3' ], conf => <<'CONF'
 quorum.log_keep_size = '16MB'
 quorum.log_retention_size = '32MB'
 max_wal_size = '4GB'
+max_wal_senders = 4
 CONF
 my ($n1, $n2, $n3) = $cluster->nodes;
 my @tables = (qw(plain parent child wide generated several numbered mixed other.place), q{"Odd Name"});
@@ -197,6 +198,25 @@ is_same_everywhere('after the return');
 is($away->sql(q{SELECT count(*) FROM quorum.tables WHERE table_name = 'Odd Name'}), '0', 'what was unreplicated meanwhile is an ordinary table');
 is($away->sql('SELECT count(*) FROM "Odd Name"'), '100', 'with the rows that it had');
 
+# ---- a_node_made_from_a_backup_joins --------------------------------------------------------------------------------
+# Its tables are those of another node some time ago; the copy takes their place.  (Its name in there is the origin's, so it must not begin by itself.)
+$n1->backup('seed');
+trim_beyond($cluster->wait_for_leader->status('applied_index'));
+my $n5 = QuorumNode->new('n5');
+push @{ $cluster->{nodes} }, $n5;
+$n5->{peer_address} = '127.0.0.1';
+$n5->{outside} = 1;
+$n5->init_from_backup($n1, 'seed');
+$n5->start;
+is($n5->sql('SELECT role, node_name IS NULL FROM quorum.status'), 'stopped|t', 'an instance made from a backup is nobody at first');
+cmp_ok($n5->sql('SELECT applied_index FROM quorum.position'), '>', 0, 'but has tables');
+is($n5->query(q{SELECT quorum.create_cluster('n5', '} . $n5->peer_conninfo . q{')})->{sqlstate}, '55000', 'it can make no cluster of its own from them');
+$cluster->join_node($n5, $n2);
+wait_caught_up($n5, 'the node made from a backup');
+is(phase($n5), 'done', 'it joins, by a copy of the tables');
+is_same_everywhere('after the join of a node made from a backup');
+ok($n5->query('INSERT INTO numbered (v) VALUES ($$from n5$$)')->{ok}, 'and writes');
+
 # ---- killed_at_any_moment_it_ends_whole ----------------------------------------------------------------------------
 # Rows enough that a kill finds it in the middle.
 $cluster->wait_for_leader->sql('INSERT INTO plain SELECT i, 0 FROM generate_series(20001, 150000) AS i', timeout => 120);
@@ -270,5 +290,20 @@ is($n1->query("SET ROLE quorum_link; $call")->{sqlstate}, '55000', 'nor a peer o
 is($n1->query(q{SET ROLE quorum_link; CALL quorum.send_tables(1, NULL)})->{sqlstate}, '22004', 'nor one that does not say');
 is($n1->query(q{SET ROLE quorum_link; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; CALL quorum.send_tables(99, '1')})->{sqlstate}, '0A000',
 	'nor one of another version');
+
+# ---- what_a_snapshot_does_not_protect_from_is_noticed --------------------------------------------------------------
+# TRUNCATE leaves an empty file, whatever a snapshot of before should see.
+my ($identity) = map { PostgreSQL::Test::Utils::slurp_file($_) } $n1->data_dir . '/pg_quorum/pgsql_tmp_journal/identity';
+no warnings 'portable';
+my $cluster_id = hex(($identity =~ /^cluster_id = (\w+)/m)[0]);
+my $session = $n1->session;
+$session->query(q{SET quorum.read_consistency = 'local'});
+$session->query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+$session->query('SELECT applied_index FROM quorum.position');
+$cluster->wait_for_leader->sql('TRUNCATE late');
+$cluster->wait_applied($n1);
+$session->query("CALL quorum.send_tables(1, '$cluster_id')");
+like($session->{stderr}, qr/have changed since the snapshot was taken/, 'a donor notices that a table was truncated after its snapshot');
+$session->quit;
 
 done_testing();
