@@ -84,7 +84,7 @@ is_known_here(const char *table_id)
 	return internal_query_value("SELECT 1 FROM quorum.replicated_table WHERE table_id = $1::pg_catalog.int8", 1, &type, &value) != NULL;
 }
 
-/* An instance that was made from a backup of a node of this cluster is welcome: its tables are brought to where they should be. */
+/* An instance that was made from a backup of a node of this cluster is welcome (but see refuse_other_history): its tables are brought to where they should be. */
 static void
 check_remains(PeerConnection *leader)
 {
@@ -127,6 +127,24 @@ check_tables_of_cluster(PeerConnection *leader)
 	}
 }
 
+/*
+ * A backup from before quorum.force_new_cluster(), or of a node that was left behind, may hold what the log of this cluster does not, and its
+ * position cannot tell.  That the cluster was forced is known only now; the membership is given back.
+ */
+static void
+refuse_other_history(PeerConnection *leader, uint32 node_id)
+{
+	const char *parameters[1] = {psprintf("%u", node_id)};
+
+	(void) peer_query(leader, "SELECT quorum.request_removal($1)", 1, parameters);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a cluster that was continued by quorum.force_new_cluster() takes in no node that was made from a backup"),
+			 errdetail("The backup may hold transactions of those that were left behind, which the log of the cluster knows nothing of."),
+			 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. "
+					 "Then drop, rename or empty those that the cluster replicates, and join again.")));
+}
+
 static void
 ask_for_membership(PeerConnection *leader, IdentityFile *identity, bool as_voter)
 {
@@ -155,6 +173,8 @@ ask_for_membership(PeerConnection *leader, IdentityFile *identity, bool as_voter
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the leader gave no usable answer to the request for membership"),
 				 errhint("Check that all nodes run the same version of pg_quorum.")));
+	if (config->generation.number > 0 && database_has_remains())
+		refuse_other_history(leader, identity->node_id);
 	pfree(config);
 }
 

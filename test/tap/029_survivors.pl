@@ -96,4 +96,16 @@ is($newcomer->sql(q{SELECT string_agg(id::text, ',') FROM t WHERE v = 'apart'}),
 is(join(':', $leader->status('voters', 'role')), '1:leader', 'the one has one member');
 is($survivor->status('voters'), '2', 'the other two');
 
+# ---- a_backup_of_another_history_is_refused
+# As a backup of a node that was left behind: its tables and their position, but neither identity nor journal.
+PostgreSQL::Test::Utils::system_or_bail('rm', '-rf', $bystander->data_dir . '/pg_quorum/pgsql_tmp_journal');
+$bystander->start;
+my $refusal = $bystander->query("SELECT quorum.join_cluster('n5', '" . $bystander->peer_conninfo . "', via => '"
+	  . $survivor->peer_conninfo(user => 'quorum_operator') . "')", timeout => 60);
+is($refusal->{sqlstate}, '55000', 'tables that may hold what the log does not are not taken in');
+like($refusal->{stderr}, qr/continued by quorum\.force_new_cluster\(\) takes in no node that was made from a backup/, 'and the refusal says why');
+QuorumCluster::wait_until('the membership to be given back',
+	sub { $survivor->query(q{SELECT string_agg(node_name, ',' ORDER BY node_name) FROM quorum.nodes})->{rows} eq join(',', sort $survivor->name, 'n4') });
+pass('and it is no member');
+
 done_testing();
