@@ -191,7 +191,8 @@ step_aside(void)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("%s", refusal),
 			 errdetail("This node takes no part in the consensus any more; its vote could contradict its own promises."),
-			 errhint("Its disk lost what it had confirmed, it was restored from a backup, or a copy of it runs elsewhere. Let it leave the cluster and join as a new node.")));
+			 errhint("Its disk lost what it had confirmed, it was restored from a backup, or a copy of it runs elsewhere. "
+					 "Call quorum.remove_node() for it on a member and quorum.leave_cluster(force => true) here, and let it join as a new node.")));
 	for (;;)
 		worker_wait_a_moment();
 }
