@@ -27,6 +27,7 @@
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/acceptor_mark.h"
+#include "shared/proposal_queue.h"
 #include "shared/read_round.h"
 
 #define NOTE_INTERVAL_MS 1000	/* the marks in the journal are at most this much older than those in memory */
@@ -104,6 +105,37 @@ memory_write_note(void)
 }
 
 /* ---- of this node ---- */
+
+/*
+ * Whatever is in the tables was durable in the journal first.  If the tables are ahead of it, the journal has forgotten what this node
+ * had promised, and a vote could contradict it (P8): the node takes no part.  So the position row has to be known before the first vote.
+ */
+void
+memory_check_tables(const IdentityFile *identity)
+{
+	PaxosStatus status;
+	uint64		applied_index;
+
+	while (!turn_is_initialised())
+		worker_wait_a_moment();
+	paxos_status(worker.core, worker_now_ms(), &status);
+	applied_index = turn_applied_index();
+	if (applied_index <= status.accepted_slot)
+		return;
+
+	/* An instance made from another node's backup joined with tables of before it was a member; it has promised nothing then. */
+	if (applied_index <= identity->config_slot)
+		return;
+	shmem_set_last_error("the journal has forgotten entries that are in the tables: this node takes no part in the consensus");
+	ereport(LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the journal has forgotten entries that are in the tables: this node takes no part in the consensus"),
+			 errdetail("The tables are at log index %llu, the journal ends with %llu.",
+					   (unsigned long long) applied_index, (unsigned long long) status.accepted_slot),
+			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Replace this node by a new one.")));
+	for (;;)
+		worker_wait_a_moment();
+}
 
 static Confirmation *
 confirmation_of(uint32 node_id)

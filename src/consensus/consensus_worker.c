@@ -574,37 +574,6 @@ worker_wait_a_moment(void)
 	worker_restart_if_wanted();
 }
 
-/*
- * Whatever is in the tables was durable in the journal first.  If the tables are ahead of it, the journal has forgotten what this node
- * had promised, and a vote could contradict it (P8): the node takes no part.  So the position row has to be known before the first vote.
- */
-static void
-check_nothing_forgotten(const IdentityFile *identity)
-{
-	PaxosStatus status;
-	uint64		applied_index;
-
-	while (!turn_is_initialised())
-		worker_wait_a_moment();
-	paxos_status(worker.core, worker_now_ms(), &status);
-	applied_index = turn_applied_index();
-	if (applied_index <= status.accepted_slot)
-		return;
-
-	/* An instance made from another node's backup joined with tables of before it was a member; it has promised nothing then. */
-	if (applied_index <= identity->config_slot)
-		return;
-	shmem_set_last_error("the journal has forgotten entries that are in the tables: this node takes no part in the consensus");
-	ereport(LOG,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("the journal has forgotten entries that are in the tables: this node takes no part in the consensus"),
-			 errdetail("The tables are at log index %llu, the journal ends with %llu.",
-					   (unsigned long long) applied_index, (unsigned long long) status.accepted_slot),
-			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Replace this node by a new one.")));
-	for (;;)
-		worker_wait_a_moment();
-}
-
 static void
 open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks)
 {
@@ -642,7 +611,7 @@ start(void)
 	members_publish_identity(&identity);
 	shmem_wake_apply();
 	generation_stand_aside();
-	check_nothing_forgotten(&identity);
+	memory_check_tables(&identity);
 	open_transport(&identity, &callbacks);
 	paxos_set_silent(worker.core, true);
 

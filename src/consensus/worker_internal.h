@@ -120,6 +120,7 @@ extern bool members_may_write(const PaxosStatus *status);
 
 /* ---- acceptor_memory.c ---- */
 extern void memory_restore(void);	/* once the journal is open, before anybody is let in */
+extern void memory_check_tables(const IdentityFile *identity);	/* does not return if they are ahead of the journal */
 extern void memory_note_peers(const PaxosStatus *status);
 extern void memory_write_note(void);
 extern void memory_note_link(uint32 node_id, bool up);

@@ -7,7 +7,7 @@
  *
  * States in the order in which they occur, with what leaves each:
  *
- *	 CHECKING		arguments, role, versions and identities are right -> PUBLISHED; not -> ERROR to the client
+ *	 CHECKING		(stream_handshake.c) arguments, role, versions and identities are right -> PUBLISHED; not -> ERROR to the client
  *	 PUBLISHED		the consensus worker has attached to the queue -> STREAMING; not in time, or no worker -> ERROR
  *	 STREAMING		client: EOF or Terminate -> exit; CopyDone -> the CALL ends normally; anything else -> FATAL.
  *					this side: worker gone, stream replaced or rejected, server stopping, terminated -> FATAL
@@ -41,7 +41,6 @@
 #include "storage/procarray.h"
 #include "storage/shm_mq.h"
 #include "storage/sinval.h"
-#include "utils/acl.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -52,9 +51,9 @@
 #include "utils/wait_event.h"
 
 #include "consensus/transport/stream_farewell.h"
+#include "consensus/transport/stream_handshake.h"
 #include "consensus/transport/stream_segment.h"
 #include "consensus/transport/transport.h"
-#include "shared/acceptor_mark.h"
 #include "shared/shmem.h"
 
 /* A buffer that grew beyond this for one huge frame is given back. */
@@ -66,15 +65,7 @@
 
 typedef struct PeerStream
 {
-	/* what the sender said */
-	int			protocol_version;
-	uint64		cluster_id;
-	uint32		from_node_id;
-	char		from_node_name[NAMEDATALEN];
-	uint32		to_node_id;
-	uint64		incarnation;
-	AcceptorClaim claim;
-	ClusterGeneration cluster_generation;
+	StreamHandshake said;
 
 	int			slot;			/* in QuorumShmem->streams; -1 until published */
 	uint64		generation;
@@ -90,238 +81,6 @@ typedef struct PeerStream
 PG_FUNCTION_INFO_V1(quorum_peer_stream);
 
 /* ---- CHECKING ---- */
-
-static uint64
-parse_uint64(const char *text, int base, const char *argument_name)
-{
-	char	   *end;
-	uint64		value;
-
-	errno = 0;
-	value = strtou64(text, &end, base);
-	if (errno != 0 || end == text || *end != '\0' || text[0] == '-')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument %s of quorum.peer_stream: \"%s\"", argument_name, text)));
-	return value;
-}
-
-/* Journal incarnation and nonce of the start in hexadecimal, position that the journal was recovered up to. */
-static void
-parse_claim(const char *text, AcceptorClaim *claim)
-{
-	unsigned long long journal_incarnation;
-	unsigned long long start_nonce;
-	unsigned long long recovered_position;
-	int			length = 0;
-
-	if (sscanf(text, "%16llx:%16llx:%20llu%n", &journal_incarnation, &start_nonce, &recovered_position, &length) != 3 ||
-		text[length] != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument %s of quorum.peer_stream: \"%s\"", "journal", text)));
-	claim->journal_incarnation = journal_incarnation;
-	claim->start_nonce = start_nonce;
-	claim->recovered_position = recovered_position;
-}
-
-static void
-read_claim(FunctionCallInfo fcinfo, PeerStream *stream)
-{
-	if (PG_NARGS() < 7 || PG_ARGISNULL(6))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument journal of quorum.peer_stream must not be null")));
-	parse_claim(text_to_cstring(PG_GETARG_TEXT_PP(6)), &stream->claim);
-	stream->claim.node_id = stream->from_node_id;
-	stream->claim.start_count = stream->incarnation;
-}
-
-static void
-read_arguments(FunctionCallInfo fcinfo, PeerStream *stream)
-{
-	for (int i = 0; i < 6; i++)
-	{
-		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("arguments of quorum.peer_stream must not be null")));
-	}
-	stream->protocol_version = PG_GETARG_INT32(0);
-	stream->cluster_id = parse_uint64(text_to_cstring(PG_GETARG_TEXT_PP(1)), 16, "cluster_id");
-	stream->from_node_id = (uint32) PG_GETARG_INT32(2);
-	strlcpy(stream->from_node_name, text_to_cstring(PG_GETARG_TEXT_PP(3)), NAMEDATALEN);
-	stream->to_node_id = (uint32) PG_GETARG_INT32(4);
-	stream->incarnation = parse_uint64(text_to_cstring(PG_GETARG_TEXT_PP(5)), 10, "incarnation");
-	if (stream->protocol_version >= TRANSPORT_CLAIM_VERSION)
-		read_claim(fcinfo, stream);
-	/* An older installation script has no eighth argument; an older node gives none. */
-	if (!generation_from_text(&stream->cluster_generation,
-							  PG_NARGS() > 7 && !PG_ARGISNULL(7) ? text_to_cstring(PG_GETARG_TEXT_PP(7)) : ""))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for argument %s of quorum.peer_stream", "generation")));
-}
-
-/* The extension's privileges say the same; this holds if somebody granted EXECUTE too widely. */
-static void
-check_role(void)
-{
-	Oid			role = get_role_oid("quorum_peer", true);
-
-	if (!superuser() && (!OidIsValid(role) || !is_member_of_role(GetUserId(), role)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to open a peer stream"),
-				 errdetail("Role \"%s\" is not a member of role \"quorum_peer\".", GetUserNameFromId(GetUserId(), false)),
-				 errhint("Use GRANT quorum_peer TO the role that the members' connection strings name.")));
-}
-
-/*
- * May a node with that id be the sender?  A member, surely.  A node that is not known here may have joined in a configuration
- * which has not reached this node yet (it is joining, or was down), and may be the very leader that is to teach it: it must be
- * let in.  Node ids are given out in rising order and never again, so such a node has an id that is not given out yet in the configuration
- * here; a lower id that is no member's belongs to a node that was removed.  What a stranger may say is the protocol's business.
- */
-static bool
-was_removed(const NodeStatus *status, uint32 node_id)
-{
-	for (int i = 0; i < status->member_count; i++)
-	{
-		if (status->members[i].node_id == node_id)
-			return false;
-	}
-	return node_id < status->next_node_id;
-}
-
-/* This node was left behind: it knows that for good before it says so. */
-static void
-note_left_behind(const PeerStream *stream)
-{
-	ClusterGeneration known;
-
-	if (generation_file_read(GENERATION_SUCCESSOR_FILE, &known) != GENERATION_FILE_ABSENT)
-		return;
-	generation_file_write(GENERATION_SUCCESSOR_FILE, &stream->cluster_generation);
-	shmem_restart_consensus();
-}
-
-/* Before anything is concluded from node ids: they mean nothing beyond a border of generations. */
-static void
-check_generation(const PeerStream *stream, const NodeIdentity *identity)
-{
-	char		text[GENERATION_TEXT_BYTES];
-
-	switch (generation_compare(&stream->cluster_generation, &identity->generation))
-	{
-		case GENERATION_SAME:
-			return;
-		case GENERATION_OLDER:
-			generation_to_text(&identity->generation, text);
-			ereport(ERROR,
-					(errcode(TRANSPORT_SQLSTATE_LEFT_BEHIND),
-					 errmsg_internal("%s", generation_explain(&stream->cluster_generation, &identity->generation)),
-					 err_generic_string(PG_DIAG_CONSTRAINT_NAME, text)));
-			break;
-		case GENERATION_NEWER:
-			note_left_behind(stream);
-			ereport(ERROR,
-					(errcode(TRANSPORT_SQLSTATE_OTHER_GENERATION),
-					 errmsg("node \"%s\" was left behind, and knows it now", identity->node_name),
-					 errdetail_internal("%s", generation_explain(&identity->generation, &stream->cluster_generation))));
-			break;
-		case GENERATION_APART:
-			ereport(ERROR,
-					(errcode(TRANSPORT_SQLSTATE_OTHER_GENERATION),
-					 errmsg("nodes \"%s\" and \"%s\" belong to different continuations of the cluster", stream->from_node_name, identity->node_name),
-					 errdetail("quorum.force_new_cluster() was called on one node of each, which makes two clusters."),
-					 errhint("Decide which of them is to live; remove the nodes of the other with quorum.leave_cluster(force => true).")));
-			break;
-	}
-}
-
-static void
-check_identities(const PeerStream *stream)
-{
-	NodeStatus *status = palloc(sizeof(NodeStatus));
-	NodeIdentity *identity = palloc(sizeof(NodeIdentity));
-
-	shmem_get_status(status);
-	shmem_get_identity(identity);
-
-	/* A worker that has not read its journal yet has published who it is, for the apply worker, but knows no generation (recovery.c). */
-	if (identity->node_id == 0 || identity->incarnation == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this instance is not a member of a cluster, or its consensus worker is starting")));
-	if (stream->cluster_id != identity->cluster_id)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("peer stream for another cluster"),
-				 errdetail("Node \"%s\" belongs to cluster %016llx, this node (\"%s\") to cluster %016llx.",
-						   stream->from_node_name, (unsigned long long) stream->cluster_id,
-						   identity->node_name, (unsigned long long) identity->cluster_id),
-				 errhint("Check the connection strings of the members.")));
-	if (stream->to_node_id != identity->node_id || stream->from_node_id == identity->node_id)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("peer stream from node %u to node %u has reached node %u",
-						stream->from_node_id, stream->to_node_id, identity->node_id),
-				 errhint("Check the connection strings of the members.")));
-	if (stream->from_node_id == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("peer stream of a node without a number")));
-	check_generation(stream, identity);
-	if (was_removed(status, stream->from_node_id))
-		ereport(ERROR,
-				(errcode(TRANSPORT_SQLSTATE_REMOVED),
-				 errmsg("node \"%s\" with id %u was removed from the cluster", stream->from_node_name, stream->from_node_id),
-				 errhint("A node that was removed has to join again as a new one.")));
-	pfree(status);
-	pfree(identity);
-}
-
-/* Whoever has forgotten what it promised must not vote; its consensus worker stops when it reads this. */
-static void
-check_memory(const PeerStream *stream)
-{
-	AcceptorMark mark;
-	AcceptorVerdict verdict;
-
-	if (stream->protocol_version < TRANSPORT_CLAIM_VERSION)
-		return;
-	verdict = acceptor_mark_admit(&stream->claim, &mark);
-	if (verdict == ACCEPTOR_NOT_YET_KNOWN)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the consensus worker of this node is starting")));
-	if (verdict != ACCEPTOR_REMEMBERS)
-		ereport(ERROR,
-				(errcode(TRANSPORT_SQLSTATE_FORGOTTEN),
-				 errmsg("node \"%s\" has forgotten what it had promised or accepted, and is refused as a member", stream->from_node_name),
-				 errdetail_internal("%s", acceptor_verdict_detail(verdict, &mark, &stream->claim)),
-				 errhint("Let it leave the cluster and join as a new node.")));
-}
-
-static void
-check_handshake(const PeerStream *stream)
-{
-	check_role();
-	if (QuorumShmem == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pg_quorum is not loaded"),
-				 errhint("Add pg_quorum to shared_preload_libraries and restart the server.")));
-	if (stream->protocol_version < TRANSPORT_OLDEST_VERSION || stream->protocol_version > TRANSPORT_NEWEST_VERSION)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("node \"%s\" offers version %d of the peer protocol, this node speaks versions %d to %d",
-						stream->from_node_name, stream->protocol_version, TRANSPORT_OLDEST_VERSION, TRANSPORT_NEWEST_VERSION),
-				 errhint("A newer build offers an older version next. Otherwise upgrade this node.")));
-	check_identities(stream);
-	check_memory(stream);
-}
 
 /*
  * The CALL's snapshot would hold back vacuum for as long as the stream lives.  A commit drops it, with all locks; that is only
@@ -357,7 +116,7 @@ set_session_limits(const PeerStream *stream)
 		SetConfigOption("tcp_keepalives_interval", "2", PGC_USERSET, PGC_S_SESSION);
 		SetConfigOption("tcp_keepalives_count", "5", PGC_USERSET, PGC_S_SESSION);
 	}
-	snprintf(activity, sizeof(activity), "peer stream from %s", stream->from_node_name);
+	snprintf(activity, sizeof(activity), "peer stream from %s", stream->said.from_node_name);
 	pgstat_report_activity(STATE_RUNNING, activity);
 	set_ps_display(activity);
 }
@@ -406,13 +165,13 @@ publish_stream(PeerStream *stream)
 
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
 	worker_runs = QuorumShmem->consensus_latch != NULL;
-	stream->slot = worker_runs ? choose_slot(stream->from_node_id) : -1;
+	stream->slot = worker_runs ? choose_slot(stream->said.from_node_id) : -1;
 	if (stream->slot >= 0)
 	{
 		StreamSlot *slot = &QuorumShmem->streams[stream->slot];
 
 		older_pid = slot->backend_pid;
-		slot->node_id = stream->from_node_id;
+		slot->node_id = stream->said.from_node_id;
 		slot->dsm_handle = dsm_segment_handle(stream->segment);
 		slot->backend_pid = MyProcPid;
 		stream->generation = ++slot->generation;
@@ -684,25 +443,12 @@ forward_frames(PeerStream *stream)
 	}
 }
 
-/*
- * The worker that has attached may be another one than that whose identity was checked: started anew, and then of a new generation.  It
- * publishes who it is before it attaches, and the sender sends nothing before the CopyBothResponse.
- */
-static void
-check_generation_again(const PeerStream *stream)
-{
-	NodeIdentity identity;
-
-	shmem_get_identity(&identity);
-	check_generation(stream, &identity);
-}
-
 static void
 run_stream(PeerStream *stream)
 {
 	publish_stream(stream);
 	await_worker(stream);
-	check_generation_again(stream);
+	handshake_check_generation(&stream->said);
 	send_copy_both_response();
 	forward_frames(stream);
 	pq_putemptymessage('c');
@@ -715,8 +461,8 @@ quorum_peer_stream(PG_FUNCTION_ARGS)
 	MemoryContext old_context;
 	MemoryContext stream_context;
 
-	read_arguments(fcinfo, &stream);
-	check_handshake(&stream);
+	handshake_read(fcinfo, &stream.said);
+	handshake_check(&stream.said);
 	leave_transaction(fcinfo);
 	set_session_limits(&stream);
 
