@@ -51,6 +51,16 @@ note_departures(const MemberConfig *config)
 	}
 }
 
+/* At once: whoever asked for the change goes on from what the status says of it. */
+static void
+publish_config(void)
+{
+	PaxosStatus status;
+
+	paxos_status(worker.core, worker_now_ms(), &status);
+	members_publish_status(&status);
+}
+
 /* The members of a CONFIG value are in force; links and status follow. */
 void
 members_take_config(uint64 slot, const char *bytes, Size length)
@@ -71,6 +81,8 @@ members_take_config(uint64 slot, const char *bytes, Size length)
 	if (member_config_find(&config, worker.journal_identity.node_id) == NULL &&
 		worker.journal_identity.node_id < config.next_node_id)
 		members_note_removed();
+	if (worker.started)
+		publish_config();
 }
 
 /*
