@@ -395,11 +395,28 @@ flush(void)
 	transport_flush();
 }
 
+/*
+ * One peer has trimmed what this node lacks; another may hold it and be teaching it.  Only when nothing has come for two election timeouts are the tables
+ * worth a copy.
+ */
+static bool
+nobody_teaches(const PaxosStatus *status)
+{
+	static uint64 since_ms = 0;
+	static uint64 delivered_slot = 0;
+	uint64		now_ms = worker_now_ms();
+
+	if (status->snapshot_needed == 0 || since_ms == 0 || status->delivered_slot != delivered_slot)
+		since_ms = now_ms;
+	delivered_slot = status->delivered_slot;
+	return now_ms - since_ms >= 2 * (uint64) quorum_election_timeout_ms;
+}
+
 /* Others no longer have what this node's log lacks, or this node no longer has what its tables lack (they are an older copy). */
 static void
 publish_snapshot_needed(const PaxosStatus *status)
 {
-	uint64		needed = status->snapshot_needed;
+	uint64		needed = nobody_teaches(status) ? status->snapshot_needed : 0;
 
 	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
 		needed = chosen_log_first_held();
