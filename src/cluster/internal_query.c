@@ -9,30 +9,10 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_authid.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "cluster/internal_query.h"
-
-void
-internal_identity_assume(InternalIdentity *saved)
-{
-	GetUserIdAndSecContext(&saved->user_id, &saved->security_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
-	saved->guc_nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-void
-internal_identity_restore(const InternalIdentity *saved)
-{
-	AtEOXact_GUC(true, saved->guc_nest_level);
-	SetUserIdAndSecContext(saved->user_id, saved->security_context);
-}
 
 char *
 internal_query_value(const char *sql, int parameter_count, const Oid *types, const Datum *values)

@@ -10,6 +10,8 @@
 
 #include "postgres.h"
 
+#include "shared/internal_identity.h"
+
 /*
  * The first column of the first row as a text in the caller's memory context; NULL if there is no row or it is NULL.
  * Up to four parameters.
@@ -18,16 +20,5 @@ extern char *internal_query_value(const char *sql, int parameter_count, const Oi
 
 /* Runs a script of statements for its effects. */
 extern void internal_query_run(const char *sql);
-
-/* The same for other code: become the superuser, and go back.  An error in between is undone by the abort of the transaction. */
-typedef struct InternalIdentity
-{
-	Oid			user_id;
-	int			security_context;
-	int			guc_nest_level;
-} InternalIdentity;
-
-extern void internal_identity_assume(InternalIdentity *saved);
-extern void internal_identity_restore(const InternalIdentity *saved);
 
 #endif							/* QUORUM_INTERNAL_QUERY_H */

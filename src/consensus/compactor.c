@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -103,6 +104,22 @@ publish_state(void)
 	return is_newer;
 }
 
+/*
+ * Where the WAL that was inserted so far ends.  When the last record ends with its page, the server's position is behind the header of the next page, of
+ * which nothing exists yet, and to flush up to there is an error.
+ */
+static XLogRecPtr
+end_of_wal(void)
+{
+	XLogRecPtr	position = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(position, wal_segment_size) == SizeOfXLogLongPHD)
+		return position - SizeOfXLogLongPHD;
+	if (position % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return position - SizeOfXLogShortPHD;
+	return position;
+}
+
 static void
 compact(void)
 {
@@ -111,7 +128,7 @@ compact(void)
 
 	/* What is applied was inserted into the WAL before it was counted as applied. */
 	pg_memory_barrier();
-	XLogFlush(GetXLogInsertRecPtr());
+	XLogFlush(end_of_wal());
 
 	shmem_get_identity(&identity);
 	if (!has_state || state.index < published_index())

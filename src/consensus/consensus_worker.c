@@ -33,7 +33,6 @@
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/acceptor_mark.h"
-#include "shared/chosen_log.h"
 #include "shared/identity.h"
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
@@ -395,37 +394,6 @@ flush(void)
 	transport_flush();
 }
 
-/*
- * One peer has trimmed what this node lacks; another may hold it and be teaching it.  Only when nothing has come for two election timeouts are the tables
- * worth a copy.
- */
-static bool
-nobody_teaches(const PaxosStatus *status)
-{
-	static uint64 since_ms = 0;
-	static uint64 delivered_slot = 0;
-	uint64		now_ms = worker_now_ms();
-
-	if (status->snapshot_needed == 0 || since_ms == 0 || status->delivered_slot != delivered_slot)
-		since_ms = now_ms;
-	delivered_slot = status->delivered_slot;
-	return now_ms - since_ms >= 2 * (uint64) quorum_election_timeout_ms;
-}
-
-/* Others no longer have what this node's log lacks, or this node no longer has what its tables lack (they are an older copy). */
-static void
-publish_snapshot_needed(const PaxosStatus *status)
-{
-	uint64		needed = nobody_teaches(status) ? status->snapshot_needed : 0;
-
-	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
-		needed = chosen_log_first_held();
-	if (needed == pg_atomic_read_u64(&QuorumShmem->snapshot_needed))
-		return;
-	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, needed);
-	shmem_wake_apply();			/* it is to copy the tables, or need not any more */
-}
-
 static void
 publish(const PaxosStatus *status)
 {
@@ -451,7 +419,7 @@ publish(const PaxosStatus *status)
 	paxos_set_may_lead(worker.core, members_may_lead(status));
 	members_promote_learners(status);
 	members_publish_status(status);
-	publish_snapshot_needed(status);
+	trimming_publish_lack(status);
 }
 
 /*

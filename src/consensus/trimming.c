@@ -28,6 +28,7 @@
 #include "config.h"
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
+#include "shared/proposal_queue.h"
 
 #define LOOK_INTERVAL_MS 250
 #define SEGMENTS_AT_ONCE 4		/* each costs this worker a rename or removal that is waited for */
@@ -273,4 +274,37 @@ trimming_run(const PaxosStatus *status)
 	first_segment = find_first_segment(status, state_index, &first_slot, &listed);
 	if (first_segment > journal_first_segment(worker.journal))
 		trim(first_segment, first_slot, listed);
+}
+
+/* ---- what was trimmed elsewhere ---- */
+
+/*
+ * One peer has trimmed what this node lacks; another may hold it and be teaching it.  Only when nothing has come for two election timeouts are the tables
+ * worth a copy.
+ */
+static bool
+nobody_teaches(const PaxosStatus *status)
+{
+	static uint64 since_ms = 0;
+	static uint64 delivered_slot = 0;
+	uint64		now_ms = worker_now_ms();
+
+	if (status->snapshot_needed == 0 || since_ms == 0 || status->delivered_slot != delivered_slot)
+		since_ms = now_ms;
+	delivered_slot = status->delivered_slot;
+	return now_ms - since_ms >= 2 * (uint64) quorum_election_timeout_ms;
+}
+
+/* Others no longer have what this node's log lacks, or this node no longer has what its tables lack (they are an older copy). */
+void
+trimming_publish_lack(const PaxosStatus *status)
+{
+	uint64		needed = nobody_teaches(status) ? status->snapshot_needed : 0;
+
+	if (needed == 0 && turn_is_initialised() && turn_applied_index() + 1 < chosen_log_first_held())
+		needed = chosen_log_first_held();
+	if (needed == pg_atomic_read_u64(&QuorumShmem->snapshot_needed))
+		return;
+	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, needed);
+	shmem_wake_apply();			/* it is to copy the tables, or need not any more */
 }

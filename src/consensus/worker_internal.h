@@ -94,6 +94,7 @@ extern void trimming_note_record(const PaxosRecord *record, JournalPlace place);
 extern PaxosSlot trimming_highest_accepted(void);	/* in the journal since this process began to read it; 0: none */
 extern void trimming_set_first_held(PaxosSlot first_slot);
 extern void trimming_run(const PaxosStatus *status);
+extern void trimming_publish_lack(const PaxosStatus *status);	/* snapshot_needed in shared memory */
 
 /* recovery.c: one more record, beyond those that recovery found; only while restoring. */
 extern void worker_restore_record(const PaxosRecord *record, JournalPlace place);

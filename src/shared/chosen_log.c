@@ -40,13 +40,12 @@
 #include <unistd.h>
 
 #include "port/atomics.h"
-#include "port/pg_bswap.h"
-#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
 
 #include "shared/chosen_log.h"
+#include "shared/file_bytes.h"
 #include "shared/shmem.h"
 
 #define CHOSEN_LOG_VERSION 2
@@ -67,49 +66,6 @@ static int	cached_count = 0;
 static uint8 cached_items[CHOSEN_LOG_READ_AHEAD_ITEMS * CHOSEN_LOG_ITEM_BYTES];
 static File segment_file = -1;
 static uint64 segment_file_number = 0;
-
-static void
-put_uint32(uint8 *bytes, uint32 number)
-{
-	number = pg_hton32(number);
-	memcpy(bytes, &number, sizeof(number));
-}
-
-static void
-put_uint64(uint8 *bytes, uint64 number)
-{
-	number = pg_hton64(number);
-	memcpy(bytes, &number, sizeof(number));
-}
-
-static uint32
-get_uint32(const uint8 *bytes)
-{
-	uint32		number;
-
-	memcpy(&number, bytes, sizeof(number));
-	return pg_ntoh32(number);
-}
-
-static uint64
-get_uint64(const uint8 *bytes)
-{
-	uint64		number;
-
-	memcpy(&number, bytes, sizeof(number));
-	return pg_ntoh64(number);
-}
-
-static uint32
-crc_of(const void *bytes, size_t length)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, bytes, length);
-	FIN_CRC32C(crc);
-	return crc;
-}
 
 static void
 encode_item(uint8 *bytes, uint64 index, const LogItem *item)

@@ -21,9 +21,9 @@
 
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
-#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 
+#include "shared/file_bytes.h"
 #include "shared/generation.h"
 #include "shared/shmem.h"
 
@@ -220,50 +220,10 @@ generation_from_text(ClusterGeneration *generation, const char *text)
 
 /* ---- files ---- */
 
-static uint32
-crc_of(const char *bytes, Size length)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, bytes, length);
-	FIN_CRC32C(crc);
-	return crc;
-}
-
 static void
 path_of(const char *name, char *path)
 {
 	snprintf(path, MAXPGPATH, "%s/%s", QUORUM_DIRECTORY, name);
-}
-
-static void
-write_and_sync(const char *path, const StringInfoData *content)
-{
-	int			fd = OpenTransientFile(path, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
-
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", path)));
-	errno = 0;
-	if (write(fd, content->data, content->len) != content->len)
-	{
-		/* a short write without a reason means that the disk is full */
-		if (errno == 0)
-			errno = ENOSPC;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", path)));
-	}
-	if (pg_fsync(fd) != 0)
-		ereport(data_sync_elevel(ERROR),
-				(errcode_for_file_access(),
-				 errmsg("could not fsync file \"%s\": %m", path)));
-	if (CloseTransientFile(fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not close file \"%s\": %m", path)));
 }
 
 void
@@ -280,8 +240,7 @@ generation_file_write(const char *name, const ClusterGeneration *generation)
 	initStringInfo(&content);
 	appendStringInfo(&content, "%s%s\n", FILE_FIRST_LINE, text);
 	appendStringInfo(&content, "%08X\n", crc_of(content.data, content.len));
-	write_and_sync(temporary_path, &content);
-	durable_rename(temporary_path, path, ERROR);
+	file_replace(path, temporary_path, &content);
 	pfree(content.data);
 }
 

@@ -29,10 +29,10 @@
 
 #include "common/file_perm.h"
 #include "lib/stringinfo.h"
-#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/wait_event.h"
 
+#include "shared/file_bytes.h"
 #include "shared/identity.h"
 
 #define IDENTITY_PATH QUORUM_DIRECTORY "/identity"
@@ -47,17 +47,6 @@ typedef struct IdentityReader
 	const char *end;
 	int			line_number;	/* of the line last read */
 } IdentityReader;
-
-static uint32
-crc_of(const char *bytes, size_t length)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, bytes, length);
-	FIN_CRC32C(crc);
-	return crc;
-}
 
 bool
 identity_exists(void)
@@ -129,35 +118,6 @@ make_directories(void)
 	fsync_fname(".", true);
 }
 
-static void
-write_temporary_file(const StringInfo buffer)
-{
-	int			fd = OpenTransientFile(IDENTITY_TEMPORARY_PATH, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
-
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", IDENTITY_TEMPORARY_PATH)));
-	errno = 0;
-	if (write(fd, buffer->data, buffer->len) != buffer->len)
-	{
-		/* a short write without a reason means that the disk is full */
-		if (errno == 0)
-			errno = ENOSPC;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", IDENTITY_TEMPORARY_PATH)));
-	}
-	if (pg_fsync(fd) != 0)
-		ereport(data_sync_elevel(ERROR),
-				(errcode_for_file_access(),
-				 errmsg("could not fsync file \"%s\": %m", IDENTITY_TEMPORARY_PATH)));
-	if (CloseTransientFile(fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not close file \"%s\": %m", IDENTITY_TEMPORARY_PATH)));
-}
-
 void
 identity_write(const IdentityFile *identity)
 {
@@ -166,8 +126,7 @@ identity_write(const IdentityFile *identity)
 	initStringInfo(&buffer);
 	append_identity(&buffer, identity);
 	make_directories();
-	write_temporary_file(&buffer);
-	durable_rename(IDENTITY_TEMPORARY_PATH, IDENTITY_PATH, ERROR);
+	file_replace(IDENTITY_PATH, IDENTITY_TEMPORARY_PATH, &buffer);
 	pfree(buffer.data);
 }
 

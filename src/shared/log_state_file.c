@@ -25,60 +25,16 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "port/pg_bswap.h"
-#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "utils/wait_event.h"
 
+#include "shared/file_bytes.h"
 #include "shared/log_state_file.h"
 
 #define LOG_STATE_MAGIC "pgqstate"
 #define LOG_STATE_MAGIC_BYTES 8
 #define HEAD_CRC_OFFSET 52
 #define INCOMING_TEMPORARY_PATH LOG_STATE_INCOMING_PATH ".tmp"
-
-static void
-put_uint32(uint8 *bytes, uint32 number)
-{
-	number = pg_hton32(number);
-	memcpy(bytes, &number, sizeof(number));
-}
-
-static void
-put_uint64(uint8 *bytes, uint64 number)
-{
-	number = pg_hton64(number);
-	memcpy(bytes, &number, sizeof(number));
-}
-
-static uint32
-get_uint32(const uint8 *bytes)
-{
-	uint32		number;
-
-	memcpy(&number, bytes, sizeof(number));
-	return pg_ntoh32(number);
-}
-
-static uint64
-get_uint64(const uint8 *bytes)
-{
-	uint64		number;
-
-	memcpy(&number, bytes, sizeof(number));
-	return pg_ntoh64(number);
-}
-
-static uint32
-crc_of(const void *bytes, Size length)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, bytes, length);
-	FIN_CRC32C(crc);
-	return crc;
-}
 
 /* ---- head ---- */
 

@@ -34,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "shared/internal_identity.h"
 #include "shared/replicated_tables.h"
 
 #define TABLE_ID_ATTRIBUTE 1
@@ -269,45 +270,21 @@ replicated_table_is_locked_here(void)
 
 /* ---- changes ---- */
 
-typedef struct SavedIdentity
-{
-	Oid			user_id;
-	int			security_context;
-	int			guc_level;
-} SavedIdentity;
-
-/* Whoever is allowed to call quorum.replicate() need not own the table or the catalog.  An error in between is undone by the abort. */
-static void
-become_superuser(SavedIdentity *saved)
-{
-	GetUserIdAndSecContext(&saved->user_id, &saved->security_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
-	saved->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
-static void
-become_user(const SavedIdentity *saved)
-{
-	AtEOXact_GUC(true, saved->guc_level);
-	SetUserIdAndSecContext(saved->user_id, saved->security_context);
-}
-
-/* Returns the number of rows that the last statement touched. */
+/* Whoever is allowed to call quorum.replicate() need not own the table or the catalog.  Returns the number of rows that the last statement touched. */
 static uint64
 run_as_superuser(const char *sql)
 {
-	SavedIdentity saved;
+	InternalIdentity saved;
 	uint64		row_count;
 
-	become_superuser(&saved);
+	internal_identity_assume(&saved);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "SPI_execute failed: %s", sql);
 	row_count = SPI_processed;
 	SPI_finish();
-	become_user(&saved);
+	internal_identity_restore(&saved);
 	return row_count;
 }
 

@@ -18,12 +18,11 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 
+#include "shared/internal_identity.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
 #include "shared/table_health.h"
@@ -32,30 +31,19 @@
 
 /* ---- statements, as the bootstrap superuser ---- */
 
-typedef struct SavedIdentity
-{
-	Oid			user_id;
-	int			security_context;
-	int			guc_level;
-} SavedIdentity;
-
 static void
-begin_sql(SavedIdentity *saved)
+begin_sql(InternalIdentity *saved)
 {
-	GetUserIdAndSecContext(&saved->user_id, &saved->security_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
-	saved->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	internal_identity_assume(saved);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
 
 static void
-end_sql(const SavedIdentity *saved)
+end_sql(const InternalIdentity *saved)
 {
 	SPI_finish();
-	AtEOXact_GUC(true, saved->guc_level);
-	SetUserIdAndSecContext(saved->user_id, saved->security_context);
+	internal_identity_restore(saved);
 }
 
 static void
@@ -69,7 +57,7 @@ execute(const char *sql)
 static uint64
 run(const char *sql)
 {
-	SavedIdentity saved;
+	InternalIdentity saved;
 	uint64		row_count;
 
 	begin_sql(&saved);
@@ -163,7 +151,7 @@ read_results(uint64 index, NodeCheck *checks, int capacity)
 int
 table_check_results(uint64 index, NodeCheck *checks, int capacity)
 {
-	SavedIdentity saved;
+	InternalIdentity saved;
 	int			count;
 
 	begin_sql(&saved);
@@ -189,7 +177,7 @@ table_check_last_agreed(uint64 table_id, NodeCheck *checks, int capacity, int *c
 	uint64		indexes[CHECKS_KEPT];
 	uint64		found = 0;
 	int			index_count = 0;
-	SavedIdentity saved;
+	InternalIdentity saved;
 
 	begin_sql(&saved);
 	execute(psprintf("SELECT check_index FROM quorum.table_check WHERE table_id = %lld ORDER BY check_index DESC", (long long) table_id));
@@ -279,7 +267,7 @@ table_health_note_repaired(uint64 index, uint64 table_id)
 void
 table_health_publish(void)
 {
-	SavedIdentity saved;
+	InternalIdentity saved;
 	uint64		count;
 	char	   *text = NULL;
 
