@@ -221,6 +221,21 @@ sub is_a_mixture
 	return 1;
 }
 
+# Truncated and then written to again: the tail of before must not come back beside what is new in one unit.
+{
+	my $disk = new_disk();
+	my $not_a_mixture = 0;
+	foreach my $round (1 .. 60)
+	{
+		my $durable = 'e' x 24103;
+		instruct_nth($disk, 0, $_) foreach "empty f1", "append f1 24103 e", "fsync f1", "resize f1 17815", "write f1 19869 5896 d";
+		power_cut($disk, keep => 'random', seed => $seed + $round);
+		my $truncated = 'e' x 17815;
+		$not_a_mixture++ unless is_a_mixture(contents($disk, 'f1'), 512, $durable, $truncated, $truncated . "\0" x 2054 . 'd' x 5896);
+	}
+	is($not_a_mixture, 0, 'truncated and written to again: each unit is as it was at one moment');
+}
+
 {
 	my ($wrong, $kept_some, $lost_some, $not_a_mixture) = (0, 0, 0, 0);
 	my $disk = new_disk();

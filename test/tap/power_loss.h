@@ -56,6 +56,7 @@ typedef struct PowerLossFile
 	uint64_t	device;
 	_Atomic uint64_t inode;		/* 0: unused; set last */
 	_Atomic uint64_t durable;
+	_Atomic uint64_t truncated_size;	/* the largest that it was before a truncation; records may tell of bytes up to there */
 } PowerLossFile;
 
 typedef struct PowerLossLog

@@ -167,6 +167,7 @@ find_file(uint64_t device, uint64_t inode, bool make)
 		{
 			file->device = device;
 			atomic_store(&file->durable, 0);
+			atomic_store(&file->truncated_size, 0);
 			atomic_store(&file->inode, inode);
 		}
 		unlock(&power_log->ring_mutex);
@@ -318,11 +319,16 @@ end_change(Change *change)
 	errno = saved_errno;
 }
 
-/* Up to the end of the page that the file ends in: what is written behind the end there goes to the disk with what is before it. */
+/*
+ * Up to the end of the page that the file ends in: what is written behind the end there goes to the disk with what is before it.  Or that it ended in before it
+ * was truncated: an older record may tell of bytes there, which must not come to stand beside new ones in one unit.
+ */
 static void
 record_range(Change *change, int fd, uint64_t offset, uint64_t end)
 {
-	uint64_t	last_page_end = (change->size + POWER_LOSS_PAGE_BYTES - 1) / POWER_LOSS_PAGE_BYTES * POWER_LOSS_PAGE_BYTES;
+	uint64_t	truncated_size = atomic_load(&change->file->truncated_size);
+	uint64_t	known_size = change->size > truncated_size ? change->size : truncated_size;
+	uint64_t	last_page_end = (known_size + POWER_LOSS_PAGE_BYTES - 1) / POWER_LOSS_PAGE_BYTES * POWER_LOSS_PAGE_BYTES;
 
 	if (end > last_page_end)
 		end = last_page_end;
@@ -349,6 +355,7 @@ static void
 record_truncation(Change *change, int fd, uint64_t size)
 {
 	record_range(change, fd, size, change->size);
+	power_loss_raise(&change->file->truncated_size, change->size);
 	if (size != change->size && !change->too_long)
 		append(change->file, POWER_LOSS_SIZE, change->size, 0, NULL);
 }
