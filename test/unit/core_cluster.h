@@ -2,7 +2,7 @@
  * core_cluster.h
  *	  An in-memory host for up to CLUSTER_NODES cores: a perfect network with cuts, journals in arrays, a clock that the test turns.
  *
- * Each node's loop is that of the real host: messages, FLUSH, sync, PERSISTED.  Frames go through the codec.  Include it
+ * Each node's loop is that of the real host: messages, FLUSH, sync, PERSISTED; read probes are answered beside it.  Frames go through the codec.  Include it
  * in one C file per program.
  */
 #ifndef TEST_UNIT_CORE_CLUSTER_H
@@ -59,6 +59,9 @@ typedef struct Node
 	PaxosSlot	snapshot_needed;	/* as last told */
 	uint32_t	snapshot_from;
 	uint32_t	frame_version;	/* that others think it understands; 0: the newest */
+	PaxosReadState read_state;	/* as published: what probes are answered from */
+	bool		loop_is_held;	/* nothing but probes is answered, and frames wait */
+	unsigned	probes_answered;	/* from what is published */
 } Node;
 
 typedef struct Cluster
@@ -196,6 +199,7 @@ do_effects(uint32_t id, const PaxosEffects *effects)
 {
 	Node	   *node = &cluster.nodes[id];
 
+	paxos_read_state(node->core, &node->read_state);
 	for (size_t i = 0; i < effects->record_count; i++)
 	{
 		ok_quietly(effects->records[i].number == node->record_count - node->life_start + 1, "records are numbered without gaps");
@@ -308,6 +312,7 @@ stop_node(uint32_t id)
 
 	paxos_destroy(node->core);
 	node->core = NULL;
+	memset(&node->read_state, 0, sizeof(node->read_state));
 	while (node->record_count > node->durable_count)
 	{
 		PaxosRecord *record = &node->records[--node->record_count];
@@ -446,6 +451,20 @@ stop_cluster(void)
 
 /* ---- time ---- */
 
+static inline bool
+answer_probe(const Frame *frame)
+{
+	Node	   *node = &cluster.nodes[frame->to];
+	uint8_t		bytes[64];
+	size_t		length = paxos_answer_probe(&node->read_state, frame->from, frame->bytes, frame->length, bytes, sizeof(bytes));
+
+	if (length == 0)
+		return false;
+	node->probes_answered++;
+	queue_frame(frame->to, frame->from, bytes, length);
+	return true;
+}
+
 static inline void
 receive(const Frame *frame)
 {
@@ -453,8 +472,13 @@ receive(const Frame *frame)
 	const char *why;
 	const PaxosMessage *message;
 
-	if (node->core == NULL || cluster.cut[frame->from][frame->to])
+	if (node->core == NULL || cluster.cut[frame->from][frame->to] || answer_probe(frame))
 		return;
+	if (node->loop_is_held)
+	{
+		queue_frame(frame->from, frame->to, frame->bytes, frame->length);
+		return;
+	}
 	message = paxos_message_decode(node->core, frame->bytes, frame->length, &why);
 	ok_quietly(message != NULL, "frames that cores make can be decoded");
 	step(frame->to, (PaxosEvent) {.type = PAXOS_EVENT_MESSAGE, .peer_id = frame->from, .message = message});
@@ -488,7 +512,7 @@ run_loop(void)
 	free(frames);
 	for (uint32_t id = 1; id <= CLUSTER_NODES; id++)
 	{
-		if (cluster.nodes[id].core == NULL)
+		if (cluster.nodes[id].core == NULL || cluster.nodes[id].loop_is_held)
 			continue;
 		if (cluster.now_ms >= cluster.nodes[id].deadline_ms)
 			step(id, (PaxosEvent) {.type = PAXOS_EVENT_TICK});

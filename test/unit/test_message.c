@@ -87,6 +87,8 @@ example_fields(PaxosMessageType type)
 			return (PaxosMessage) {.type = type, .first_slot = 7};
 		case PAXOS_MESSAGE_HAND_OVER:
 			return (PaxosMessage) {.type = type, .ballot = ballot, .chosen_slot = 6};
+		case PAXOS_MESSAGE_READ_PROBE:
+			return (PaxosMessage) {.type = type, .ballot = ballot, .number = UINT64_MAX};
 		default:
 			abort();
 	}

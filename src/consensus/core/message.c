@@ -64,7 +64,8 @@ static const uint32_t message_fields[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_READ_ANSWER] = FIELD_BALLOT | FIELD_NUMBER | FIELD_READ_INDEX | FIELD_FLAG,
 	[PAXOS_MESSAGE_FORWARD_AGAIN] = FIELD_BALLOT,
 	[PAXOS_MESSAGE_TRIMMED] = FIELD_FIRST_SLOT,
-	[PAXOS_MESSAGE_HAND_OVER] = FIELD_BALLOT | FIELD_CHOSEN_SLOT
+	[PAXOS_MESSAGE_HAND_OVER] = FIELD_BALLOT | FIELD_CHOSEN_SLOT,
+	[PAXOS_MESSAGE_READ_PROBE] = FIELD_BALLOT | FIELD_NUMBER
 };
 
 /* What version 3 adds to the types that version 2 has. */
@@ -83,7 +84,15 @@ fields_of(const PaxosMessage *message)
 uint8_t
 message_first_version(PaxosMessageType type)
 {
+	if (type == PAXOS_MESSAGE_READ_PROBE)
+		return 4;
 	return type == PAXOS_MESSAGE_TRIMMED || type == PAXOS_MESSAGE_HAND_OVER ? 3 : PAXOS_OLDEST_FRAME_VERSION;
+}
+
+bool
+message_is_read_probe(const uint8_t *frame, size_t length)
+{
+	return length == HEADER_BYTES + BALLOT_BYTES + 8 + CRC_BYTES && frame[3] == PAXOS_MESSAGE_READ_PROBE;
 }
 
 /* The plain u64 fields, so that size, encode and decode need no line for each. */

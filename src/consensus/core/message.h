@@ -20,7 +20,7 @@
  * u64 slot and a ballot.  In ACCEPT and LEARN entry i is of slot first_slot + i.
  *
  * Version 3 has all of version 2 and two types more (TRIMMED, HAND_OVER); PROMISE and REPORT end with durable_position before ranges and entries,
- * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 incarnation, u64 position.  A frame says the version that its receiver was said to
+ * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 incarnation, u64 position.  Version 4 has one type more (READ_PROBE).  A frame says the version that its receiver was said to
  * understand (paxos_set_peer_version); a type that is new in it is never sent to others, so a cluster of both builds works as one
  * of the older, less what needs the new types.
  */
@@ -70,7 +70,10 @@ typedef enum PaxosMessageType
 	PAXOS_MESSAGE_FORWARD,
 	/* number: asks the leader for a read index */
 	PAXOS_MESSAGE_READ_REQUEST,
-	/* number; flag: ok; read_index.  Good for a receiver that has promised nothing above ballot: it may be the one that was missing for a quorum */
+	/*
+	 * number; flag: ok; read_index.  Of ballot's leader: good for a receiver that has promised nothing above ballot, as it may be the one that was missing
+	 * for a quorum.  Of others, to ballot's leader: this node had promised nothing above ballot when the READ_PROBE of that number was here
+	 */
 	PAXOS_MESSAGE_READ_ANSWER,
 	/* ballot's leader had no room for what the receiver forwarded, and has now: forward it again */
 	PAXOS_MESSAGE_FORWARD_AGAIN,
@@ -81,6 +84,11 @@ typedef enum PaxosMessageType
 	 * pre-vote (Ongaro 2014, section 3.10)
 	 */
 	PAXOS_MESSAGE_HAND_OVER,
+	/*
+	 * Version 4.  number: have you promised anything but ballot?  READ_ANSWER says no, else there is no answer.  To ballot's leader it is a READ_REQUEST that it
+	 * answers only if the asker and it are a quorum.  Needs no step of the receiver (paxos_answer_probe)
+	 */
+	PAXOS_MESSAGE_READ_PROBE,
 	PAXOS_MESSAGE_TYPE_END
 } PaxosMessageType;
 
@@ -141,6 +149,9 @@ extern bool message_decode(PaxosMessage *message, PaxosMessageEntry *entries, co
 
 /* The oldest version that has this type. */
 extern uint8_t message_first_version(PaxosMessageType type);
+
+/* Of every READ_PROBE, and no other type: what can be told without decoding. */
+extern bool message_is_read_probe(const uint8_t *frame, size_t length);
 
 /* What an entry adds to a frame. */
 extern size_t message_entry_size(PaxosMessageType type, uint32_t length);

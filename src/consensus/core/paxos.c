@@ -190,7 +190,7 @@ on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 	PAXOS_ASSERT(from != 0 && message != NULL);
 	if (from == core->settings.node_id || (core->is_silent && !is_for_silent(message)))
 		return;
-	if (peer != NULL)
+	if (peer != NULL && message->type != PAXOS_MESSAGE_READ_ANSWER)	/* which its core may know nothing of */
 		peer->last_contact_ms = core->now_ms;
 	note_durable(core, from, message->incarnation, message->durable_position);
 	for (uint32_t i = 0; i < message->mark_count; i++)
@@ -235,6 +235,9 @@ on_message(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 			break;
 		case PAXOS_MESSAGE_READ_ANSWER:
 			reads_on_answer(core, from, message);
+			break;
+		case PAXOS_MESSAGE_READ_PROBE:
+			reads_on_probe(core, from, message);
 			break;
 		case PAXOS_MESSAGE_TRIMMED:
 			learner_on_trimmed(core, from, message);

@@ -44,11 +44,11 @@
 
 /*
  * Versions of frames that this build understands, and writes to those who do (paxos_set_peer_version).  A build that defines the newest as 2
- * is one of before version 3.
+ * or 3 is one of before version 3 or 4.
  */
 #define PAXOS_OLDEST_FRAME_VERSION 2
 #ifndef PAXOS_NEWEST_FRAME_VERSION
-#define PAXOS_NEWEST_FRAME_VERSION 3
+#define PAXOS_NEWEST_FRAME_VERSION 4
 #endif
 
 typedef uint64_t PaxosSlot;		/* 1-based; 0 means none */
@@ -370,6 +370,37 @@ extern size_t paxos_encode_learn(PaxosCore *core, PaxosSlot first_slot, PaxosVal
  * holds none.  Returns its length, 0 if it does not fit (64 bytes do) or the peer's version has no such frame: then it is not answered.
  */
 extern size_t paxos_encode_trimmed(PaxosCore *core, uint32_t to, PaxosSlot first_held_slot, uint8_t *buffer, size_t capacity);
+
+/* ---- read probes: questions of readers that need no step ---- */
+
+/*
+ * All that an answer to a read probe follows from.  A host may publish it to threads or processes of its own, which then answer probes with
+ * paxos_answer_probe() instead of giving them to the core.  What it owes for that:
+ *	1. After each step, and whatever else changes it, it publishes the new state before it carries out any effect of that step.
+ *	2. Who answers reads the published state after the probe has arrived.
+ *	3. Nothing is published before paxos_start() of this start of the node.
+ */
+typedef struct PaxosReadState
+{
+	uint32_t	node_id;
+	bool		answers;		/* false: silent, or nothing is published */
+	bool		leads;			/* in the promised ballot, and is ready */
+	PaxosBallot promised;
+	PaxosSlot	chosen_slot;	/* of a leader, else 0 */
+	uint32_t	quorum_size;	/* and the voters, of a leader's configuration in force; else none */
+	uint32_t	voter_count;
+	uint32_t	voters[PAXOS_MAX_MEMBERS];
+} PaxosReadState;
+
+/* States that are equal have equal bytes. */
+extern void paxos_read_state(const PaxosCore *core, PaxosReadState *state);
+
+/*
+ * Length of the answer to `frame`, which came from node `from`; 0: not a probe, malformed, or not to be answered by this state: the core is to have it.
+ * 64 bytes are room enough.
+ */
+extern size_t paxos_answer_probe(const PaxosReadState *state, uint32_t from, const uint8_t *frame, size_t length,
+								 uint8_t *buffer, size_t capacity);
 
 /*
  * Programmers' errors stop the worker, in production too.  The host defines this; it must not return.

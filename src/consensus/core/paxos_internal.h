@@ -143,7 +143,7 @@ typedef struct Peer
 	uint32_t	resends;		/* in a row without progress */
 	PaxosSlot	announced_slot; /* chosen_slot as last sent to it */
 	uint64_t	announce_deadline_ms;	/* there is news for it since; 0: none */
-	uint64_t	round_answered; /* heartbeat round */
+	uint64_t	round_answered; /* of heartbeats, and of probes between them */
 	uint64_t	answered_ms;	/* last message in this ballot */
 	bool		forwards_dropped;	/* there was no room for something that it forwarded … */
 	uint32_t	dropped_length; /* … the first of them as long as this */
@@ -264,6 +264,8 @@ struct PaxosCore
 	Vector		reads;			/* PendingRead, in the order in which they were asked */
 	uint64_t	read_number;	/* last used */
 	uint64_t	read_resend_ms;
+	PaxosSlot	read_asked_slot;	/* chosen_slot when the leader was asked last */
+	bool		reads_lag;		/* the last answer was above that: this node is behind, as when others write */
 
 	/* what the next return hands out */
 	ArenaBlock *arena;
@@ -411,13 +413,19 @@ extern uint64_t proposals_deadline(const PaxosCore *core);
 extern void reads_on_event(PaxosCore *core, uint64_t read_id);
 extern void reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message);
+extern void reads_on_probe(PaxosCore *core, uint32_t from, const PaxosMessage *message);
 extern void reads_leader_changed(PaxosCore *core);	/* or the link to it is a new one */
 extern void reads_step_down(PaxosCore *core);
 extern void reads_confirm(PaxosCore *core); /* a heartbeat was answered */
 extern bool reads_want_round(const PaxosCore *core);
 extern void reads_begin_round(PaxosCore *core); /* heartbeat_round is the new one */
+extern bool reads_probe(PaxosCore *core);	/* begins a round without heartbeats; false: can't */
 extern void reads_flush(PaxosCore *core);
 extern uint64_t reads_deadline(const PaxosCore *core);
+
+/* ---- read_probe.c ---- */
+extern bool read_state_is_quorum_with(const PaxosReadState *state, uint32_t node_id);	/* it leads, and the two are a majority, or the leader alone */
+extern bool read_probe_answer(const PaxosReadState *state, uint32_t from, const PaxosMessage *probe, PaxosMessage *answer);	/* false: none */
 
 static inline uint64_t
 min_u64(uint64_t a, uint64_t b)

@@ -621,7 +621,7 @@ proposer_flush(PaxosCore *core)
 	bool		heartbeat_is_due;
 
 	proposer_place(core);
-	heartbeat_is_due = core->now_ms >= core->heartbeat_deadline_ms || (core->is_ready && reads_want_round(core));
+	heartbeat_is_due = core->now_ms >= core->heartbeat_deadline_ms || (core->is_ready && reads_want_round(core) && !reads_probe(core));
 	if (heartbeat_is_due)
 	{
 		core->heartbeat_round++;

@@ -12,9 +12,13 @@
  * leader nothing when it made it, both after the read was asked, is as good as an answer to a heartbeat.  If the two are a majority, as of two
  * or three voters, the leader answers without a round.
  *
+ * Peers of version 4 are asked by probes, which their hosts may answer without a step (read_probe.c): the leader probes as few of them as complete a
+ * quorum, instead of a heartbeat to all, and a voter that is a quorum together with the leader probes it.  What is not answered so is
+ * confirmed by the next heartbeat, or asked once more by a READ_REQUEST.
+ *
  * Invariants
  *	 1. Reads stand in the order in which they were asked; so do their deadlines, and their rounds: those without a round are last.
- *	 2. A round confirms only reads that were asked before its heartbeats were made.
+ *	 2. A round confirms only reads that were asked before its heartbeats or probes were made.
  *	 3. An answer counts only while nothing above its ballot is promised here.
  *	 4. read_number never repeats in the life of a node: the incarnation is part of it, so an answer to an earlier start finds no read.
  */
@@ -97,24 +101,18 @@ reads_on_event(PaxosCore *core, uint64_t read_id)
 	}
 }
 
-static bool
-is_quorum_with(const PaxosCore *core, const Peer *peer)
-{
-	uint32_t	voters = peer->is_voter ? 2 : 1;	/* with this node, which leads */
-
-	return core->is_ready && voters >= config_quorum_size(core);
-}
-
 void
 reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 {
 	Peer	   *peer = config_peer(core, from);
+	PaxosReadState state;
 
 	if (!is_leader(core) || peer == NULL || core->reads.count >= MAX_PENDING_READS)
 		return;					/* it asks again, or somebody else */
-	if (is_quorum_with(core, peer))
+	paxos_read_state(core, &state);
+	if (read_state_is_quorum_with(&state, from))
 	{
-		PendingRead read = {.read_id = message->number, .from = from, .read_index = core->chosen_slot};
+		PendingRead read = {.read_id = message->number, .from = from, .read_index = state.chosen_slot};
 
 		proposer_tell_chosen(core, peer);
 		answer(core, &read, true);
@@ -127,12 +125,30 @@ reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 }
 
 void
-reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+reads_on_probe(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	PaxosMessage *answer = core_new_message(core, PAXOS_MESSAGE_READ_ANSWER);
+	PaxosReadState state;
+
+	paxos_read_state(core, &state);
+	if (read_probe_answer(&state, from, message, answer))
+		core_send(core, from, answer);
+}
+
+static void
+send_request(PaxosCore *core, uint64_t number)
+{
+	PaxosMessage *request = core_new_message(core, PAXOS_MESSAGE_READ_REQUEST);
+
+	request->number = number;
+	core_send(core, core->leader_id, request);
+}
+
+static void
+on_answer_of_leader(PaxosCore *core, const PaxosMessage *message)
 {
 	size_t		kept = 0;
 
-	if (message->ballot.node_id != from || !ballot_equal(message->ballot, core->promised_ballot))
-		return;					/* invariant 3; the next leader is asked */
 	for (size_t i = 0; i < core->reads.count; i++)
 	{
 		PendingRead *read = &pending(core)[i];
@@ -142,7 +158,44 @@ reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 		else
 			pending(core)[kept++] = *read;
 	}
+	if (kept == core->reads.count)
+		return;
 	core->reads.count = kept;
+	core->reads_lag = message->read_index > core->read_asked_slot;
+	if (message->read_index > core->chosen_slot)
+		send_request(core, message->number);	/* for what goes before the answer: the news that it is chosen */
+}
+
+static void
+on_answer_to_leader(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	Peer	   *peer = config_peer(core, from);
+
+	if (peer == NULL || !message->flag || message->number <= peer->round_answered)
+		return;
+	peer->round_answered = min_u64(message->number, core->heartbeat_round);
+	reads_confirm(core);
+}
+
+void
+reads_on_answer(PaxosCore *core, uint32_t from, const PaxosMessage *message)
+{
+	if (!ballot_equal(message->ballot, core->promised_ballot))
+		return;					/* invariant 3; the next leader is asked */
+	if (message->ballot.node_id == from)
+		on_answer_of_leader(core, message);
+	else if (is_leader(core) && ballot_equal(message->ballot, core->ballot))
+		on_answer_to_leader(core, from, message);
+}
+
+static void
+send_probe(PaxosCore *core, uint32_t to, uint64_t number)
+{
+	PaxosMessage *probe = core_new_message(core, PAXOS_MESSAGE_READ_PROBE);
+
+	probe->ballot = core->promised_ballot;
+	probe->number = number;
+	core_send(core, to, probe);
 }
 
 /* ---- the leader's rounds ---- */
@@ -161,6 +214,55 @@ reads_begin_round(PaxosCore *core)
 		pending(core)[i - 1].round = core->heartbeat_round;
 		pending(core)[i - 1].read_index = core->chosen_slot;	/* what was adopted is delivered, so below it */
 	}
+}
+
+static bool
+can_probe(const PaxosCore *core, const Peer *peer)
+{
+	return peer->link_up && core_peer_version(core, peer->node_id) >= message_first_version(PAXOS_MESSAGE_READ_PROBE);
+}
+
+/* The one that answered last, of the voters that `asked` does not have; NULL: none. */
+static Peer *
+next_to_probe(PaxosCore *core, uint32_t asked)
+{
+	Peer	   *best = NULL;
+
+	for (uint32_t i = 0; i < core->config.member_count; i++)
+	{
+		Peer	   *peer = &core->peers[i];
+
+		if ((asked & 1u << i) == 0 && peer->is_voter && can_probe(core, peer) && (best == NULL || peer->round_answered > best->round_answered))
+			best = peer;
+	}
+	return best;
+}
+
+/*
+ * Begins a round with probes to as few voters as complete a quorum; false: there are not enough.  One that is silent is found by the next heartbeat, which
+ * another answers and is probed from then on.
+ */
+bool
+reads_probe(PaxosCore *core)
+{
+	Peer	   *chosen[PAXOS_MAX_MEMBERS];
+	uint32_t	chosen_count = 0;
+	uint32_t	asked = core->self_index >= 0 ? 1u << core->self_index : 0;
+
+	while (!config_is_quorum(core, asked))
+	{
+		Peer	   *peer = next_to_probe(core, asked);
+
+		if (peer == NULL)
+			return false;
+		asked |= 1u << (peer - core->peers);
+		chosen[chosen_count++] = peer;
+	}
+	core->heartbeat_round++;
+	reads_begin_round(core);
+	for (uint32_t i = 0; i < chosen_count; i++)
+		send_probe(core, chosen[i]->node_id, core->heartbeat_round);
+	return true;
 }
 
 /* The highest round that a majority, this node included, has answered. */
@@ -226,13 +328,22 @@ reads_leader_changed(PaxosCore *core)
 	core->send_due |= core->reads.count > 0;
 }
 
+/*
+ * By a probe, if the leader and this node are a quorum.  Its answer brings no news of what is chosen, so where reads are found to lag behind, the leader is
+ * asked with a step.
+ */
 static void
-send_request(PaxosCore *core, uint64_t number)
+ask_for_first_time(PaxosCore *core, uint64_t number)
 {
-	PaxosMessage *request = core_new_message(core, PAXOS_MESSAGE_READ_REQUEST);
+	const Peer *leader = config_peer(core, core->leader_id);
+	uint32_t	voters = config_self_is_voter(core) ? 2 : 1;
 
-	request->number = number;
-	core_send(core, core->leader_id, request);
+	core->read_asked_slot = core->chosen_slot;
+	if (!core->reads_lag && leader != NULL && can_probe(core, leader) && voters >= config_quorum_size(core) &&
+		ballot_equal(core->leader_ballot, core->promised_ballot))
+		send_probe(core, core->leader_id, number);
+	else
+		send_request(core, number);
 }
 
 /* One request for all new reads; those that wait for an answer are repeated now and then. */
@@ -261,7 +372,7 @@ ask_leader(PaxosCore *core)
 	core->read_number++;
 	for (size_t i = core->reads.count; i > 0 && pending(core)[i - 1].number == 0; i--)
 		pending(core)[i - 1].number = core->read_number;
-	send_request(core, core->read_number);
+	ask_for_first_time(core, core->read_number);
 }
 
 void
