@@ -10,6 +10,8 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
 
 #include "apply/apply.h"
 #include "capture/capture.h"
@@ -17,6 +19,7 @@
 #include "cluster/check_worker.h"
 #include "config.h"
 #include "consensus/consensus_worker.h"
+#include "consensus/published_state.h"
 #include "shared/shmem.h"
 
 PG_MODULE_MAGIC;
@@ -32,6 +35,7 @@ request_hook(void)
 	if (previous_shmem_request_hook)
 		previous_shmem_request_hook();
 	shmem_request();
+	RequestAddinShmemSpace(published_state_shmem_size());
 }
 
 static void
@@ -40,6 +44,9 @@ startup_hook(void)
 	if (previous_shmem_startup_hook)
 		previous_shmem_startup_hook();
 	shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	published_state_shmem_startup();
+	LWLockRelease(AddinShmemInitLock);
 }
 
 static void
@@ -82,6 +89,7 @@ _PG_init(void)
 	read_barrier_init();
 	quarantine_init();
 	commit_gate_init();
+	published_state_init();
 
 	register_worker("quorum consensus", "quorum_consensus_worker_main", 0);
 	register_worker("quorum compactor", "quorum_compactor_main", 0);

@@ -6,7 +6,7 @@
  * the journal, and must never touch tables.
  *
  * Invariants
- *	 1. Effects are carried out in order: records to the journal, messages, chosen entries.
+ *	 1. Effects are carried out in order: records to the journal, messages, chosen entries; what probes are answered from is published before.
  *	 2. PERSISTED is given only after fdatasync returned for every record up to that number.
  *	 3. One loop, one fdatasync at most per turn of the loop; what arrives meanwhile is the next batch.
  *
@@ -30,6 +30,7 @@
 
 #include "config.h"
 #include "consensus/consensus_worker.h"
+#include "consensus/published_state.h"
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/acceptor_mark.h"
@@ -121,6 +122,7 @@ append_record(const PaxosRecord *record)
 static void
 carry_out(const PaxosEffects *effects)
 {
+	published_state_update(worker.core);
 	for (size_t i = 0; i < effects->record_count; i++)
 		append_record(&effects->records[i]);
 	for (size_t i = 0; i < effects->message_count; i++)
@@ -519,6 +521,7 @@ one_turn(void)
 static void
 at_exit(int code, Datum argument)
 {
+	published_state_withdraw();
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	pg_atomic_write_u32(&QuorumShmem->wants_proposals, 1);
 	pg_atomic_write_u64(&QuorumShmem->snapshot_needed, 0);
@@ -653,6 +656,7 @@ quorum_consensus_worker_main(Datum argument)
 	BackgroundWorkerUnblockSignals();
 
 	before_shmem_exit(at_exit, (Datum) 0);
+	published_state_withdraw();
 	acceptor_marks_set_known(false);
 	pg_atomic_write_u32(&QuorumShmem->consensus_restart_wanted, 0);
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);

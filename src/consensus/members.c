@@ -357,7 +357,7 @@ publish_member(MemberState *member, const MemberConfigItem *item, const PaxosSta
 		member->reachable = peer->last_contact_ms != 0 && now_ms - peer->last_contact_ms <= (uint64) quorum_election_timeout_ms;
 		member->accepted_index = peer->accepted_slot;
 		member->delivered_index = peer->delivered_slot;
-		member->is_older_build = transport_peer_version(peer->node_id) < TRANSPORT_NEWEST_VERSION;
+		member->is_older_build = transport_peer_version(peer->node_id) < Min(TRANSPORT_CLAIM_VERSION, TRANSPORT_NEWEST_VERSION);
 		member->round_trip_ms = peer->last_contact_ms != 0 ? (int) peer->round_trip_ms : -1;
 		if (peer->last_contact_ms != 0)
 			member->last_contact = now - (TimestampTz) (now_ms - peer->last_contact_ms) * 1000;

@@ -49,7 +49,7 @@ typedef struct MemberState
 	bool		is_voter;
 	bool		as_voter;		/* it is to be a voter, once it has caught up */
 	bool		reachable;
-	bool		is_older_build;	/* its link speaks an older version; leader and others alike */
+	bool		is_older_build;	/* its link speaks version 1: it knows none of what came with version 2; leader and others alike */
 	uint64		accepted_index;
 	uint64		delivered_index;
 	TimestampTz last_contact;	/* 0: never */

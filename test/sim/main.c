@@ -91,6 +91,7 @@ run_share(const Options *options, uint64_t first)
 	uint64_t	steps = 0;
 	uint64_t	acknowledged = 0;
 	uint64_t	reads = 0;
+	uint64_t	probes = 0;
 	uint64_t	crashes = 0;
 	uint64_t	configs = 0;
 	uint64_t	transfers = 0;
@@ -117,6 +118,7 @@ run_share(const Options *options, uint64_t first)
 		steps += sim.steps;
 		acknowledged += sim.acknowledged;
 		reads += sim.reads_answered;
+		probes += sim.probes_answered;
 		crashes += sim.crashes;
 		configs += sim.configs_chosen;
 		transfers += sim.transfers;
@@ -127,10 +129,10 @@ run_share(const Options *options, uint64_t first)
 	if (options->hash)
 		printf("%016llx\n", (unsigned long long) hash);
 	else
-		printf("passed: %llu schedules from seed %llu in %.1f s; %llu events, %llu proposals acknowledged, %llu reads, "
+		printf("passed: %llu schedules from seed %llu in %.1f s; %llu events, %llu proposals acknowledged, %llu reads, %llu probes, "
 			   "%llu crashes, %llu configurations, %llu transfers, %llu bases, %llu snapshots, %llu stuck by recklessness\n", (unsigned long long) done,
 			   (unsigned long long) (options->seed + first), wall_clock() - begin, (unsigned long long) steps,
-			   (unsigned long long) acknowledged, (unsigned long long) reads, (unsigned long long) crashes,
+			   (unsigned long long) acknowledged, (unsigned long long) reads, (unsigned long long) probes, (unsigned long long) crashes,
 			   (unsigned long long) configs, (unsigned long long) transfers, (unsigned long long) bases, (unsigned long long) snapshots,
 			   (unsigned long long) stuck);
 	return 0;

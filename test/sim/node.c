@@ -12,6 +12,7 @@
  *	3. garbled_frame_refused: the codec takes every frame that was sent, and no garbled one.
  *	4. frame_is_understood: a frame has a version that its receiver understands.
  *	5. memory_returned: a core that is destroyed has returned all that it allocated.
+ *	6. The state that answers read probes is published before any effect of the step that changed it.
  */
 #include "sim.h"
 
@@ -49,6 +50,24 @@ sim_node_wake_at(Sim *sim, SimNode *node, SimTime at)
 		return;
 	node->wake_at = at;
 	sim_schedule(sim, (SimEvent) {.at = at, .kind = SIM_WAKE, .node = node->id, .life = node->life});
+}
+
+/* Beside the loop, as the real host's stream backends do; false: the frame is for the core. */
+bool
+sim_node_answers(Sim *sim, SimNode *node, const SimFrame *frame)
+{
+	uint8_t		answer[64];
+	size_t		length = 0;
+
+	if (node->alive && node->frame_version >= 4 && sim_chance(sim, sim->plan.probe_share))
+		length = paxos_answer_probe(&node->read_state, frame->from, frame->bytes, frame->length, answer, sizeof(answer));
+	if (length == 0)
+		return false;
+	sim_check(sim, !frame->garbled, "garbled_frame_refused", "a garbled probe is answered, of and by", frame->from, node->id);
+	sim->probes_answered++;
+	sim_trace(sim, "probed", node->id, frame->from, node->read_state.promised.round, node->read_state.chosen_slot);
+	sim_network_send(sim, node->id, frame->from, answer, length, false);
+	return true;
 }
 
 /* Puts something into the inbox; false if the node is down or the inbox is full, and then the caller keeps the frame. */
@@ -150,6 +169,7 @@ deliver(Sim *sim, SimNode *node, const PaxosEffects *effects)
 static bool
 carry_out(Sim *sim, SimNode *node, const PaxosEffects *effects)
 {
+	paxos_read_state(node->core, &node->read_state);
 	for (size_t i = 0; i < effects->record_count; i++)
 		sim_journal_append(sim, node, &effects->records[i]);
 	for (size_t i = 0; i < effects->message_count; i++)
@@ -431,7 +451,9 @@ sim_node_start(Sim *sim, SimNode *node)
 	restore(sim, node);
 	if (settings.incarnation == 0)
 		paxos_set_incarnation(node->core, node->incarnation);	/* every other start tells it late */
-	sim_node_set_version(sim, node, sim->faulty && sim_chance(sim, sim->plan.old_share) ? 2 : PAXOS_NEWEST_FRAME_VERSION);
+	sim_node_set_version(sim, node, sim->faulty && sim_chance(sim, sim->plan.old_share) ?
+						 PAXOS_OLDEST_FRAME_VERSION + (uint32_t) sim_below(sim, PAXOS_NEWEST_FRAME_VERSION - PAXOS_OLDEST_FRAME_VERSION) :
+						 PAXOS_NEWEST_FRAME_VERSION);
 	memset(&effects, 0, sizeof(effects));
 	paxos_start(node->core, sim_node_clock(sim, node), sim_random(sim), &effects);
 	if (!carry_out(sim, node, &effects))
@@ -452,6 +474,7 @@ sim_node_crash(Sim *sim, SimNode *node, SimTime down_for)
 	node->life++;
 	paxos_destroy(node->core);
 	node->core = NULL;
+	memset(&node->read_state, 0, sizeof(node->read_state));
 	while (node->input_count > 0)
 	{
 		SimInput	input = node->inputs[node->input_head];

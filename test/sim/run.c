@@ -150,6 +150,7 @@ draw_plan(Sim *sim, uint64_t max_steps)
 	plan->transfer_share = DRAW(0, 0, SIM_MILLION / 40, SIM_MILLION / 8);
 	plan->trim_share = DRAW(0, 0, SIM_MILLION / 40, SIM_MILLION / 8);
 	plan->old_share = DRAW(0, 0, 0, SIM_MILLION / 5, SIM_MILLION / 2);
+	plan->probe_share = DRAW(0, SIM_MILLION / 2, SIM_MILLION, SIM_MILLION);
 	plan->founder_count = plan->membership ? DRAW(1, 2, 3, 4) : DRAW(3, 3, 5);
 	plan->fault_phase = SIM_MS(plan->election_timeout_ms) * DRAW(8, 12, 20);
 	plan->max_steps = max_steps;
@@ -169,8 +170,10 @@ draw_plan(Sim *sim, uint64_t max_steps)
 static void
 frame_arrives(Sim *sim, SimFrame *frame)
 {
-	if (frame->sent_at < sim->forget_before ||
-		!sim_node_input(sim, &sim->nodes[frame->to], (SimInput) {.kind = SIM_INPUT_FRAME, .frame = frame}))
+	SimNode    *node = &sim->nodes[frame->to];
+
+	if (frame->sent_at < sim->forget_before || sim_node_answers(sim, node, frame) ||
+		!sim_node_input(sim, node, (SimInput) {.kind = SIM_INPUT_FRAME, .frame = frame}))
 		sim_frame_release(frame);
 }
 

@@ -60,7 +60,8 @@ typedef struct SimPlan
 	bool		has_goals;		/* it grows and shrinks by turns; otherwise changes are drawn one by one */
 	uint32_t	transfer_share; /* of the clients' requests */
 	uint32_t	trim_share;		/* of the clients' requests: some node trims its journal */
-	uint32_t	old_share;		/* of the starts of nodes: that build speaks version 2 only */
+	uint32_t	old_share;		/* of the starts of nodes: that build speaks an older version only */
+	uint32_t	probe_share;	/* of the read probes that arrive: answered beside the node's loop */
 	SimTime		fault_phase;	/* how long things go wrong */
 	uint64_t	max_steps;		/* and at most this many events of it */
 
@@ -240,6 +241,7 @@ typedef struct SimNode
 	bool		may_lead;		/* as the core was told */
 
 	uint32_t	frame_version;	/* the newest that this start understands */
+	PaxosReadState read_state;	/* as published: what answers read probes, also while the node is paused */
 
 	SimJournal	journal;
 	SimBase    *base;			/* its log begins behind it; NULL: at 1 */
@@ -337,6 +339,7 @@ typedef struct Sim
 	uint64_t	reads_answered;
 	uint64_t	crashes;
 	uint64_t	configs_chosen;
+	uint64_t	probes_answered;	/* beside the loop */
 	uint64_t	transfers;		/* that leaders took */
 	uint64_t	bases;			/* journals trimmed, snapshots included */
 	uint64_t	snapshots;
@@ -402,6 +405,7 @@ extern void sim_node_start(Sim *sim, SimNode *node);
 extern void sim_node_crash(Sim *sim, SimNode *node, SimTime down_for);
 extern void sim_node_wake(Sim *sim, SimNode *node);
 extern void sim_node_wake_at(Sim *sim, SimNode *node, SimTime at);
+extern bool sim_node_answers(Sim *sim, SimNode *node, const SimFrame *frame);
 extern bool sim_node_input(Sim *sim, SimNode *node, SimInput input);
 extern void sim_node_pause(Sim *sim, SimNode *node, SimTime duration);
 extern uint64_t sim_node_clock(const Sim *sim, const SimNode *node);

@@ -26,7 +26,8 @@ static const char *const type_names[PAXOS_MESSAGE_TYPE_END] = {
 	[PAXOS_MESSAGE_READ_ANSWER] = "READ_ANSWER",
 	[PAXOS_MESSAGE_FORWARD_AGAIN] = "FORWARD_AGAIN",
 	[PAXOS_MESSAGE_TRIMMED] = "TRIMMED",
-	[PAXOS_MESSAGE_HAND_OVER] = "HAND_OVER"
+	[PAXOS_MESSAGE_HAND_OVER] = "HAND_OVER",
+	[PAXOS_MESSAGE_READ_PROBE] = "READ_PROBE"
 };
 
 static uint32_t
@@ -116,6 +117,7 @@ observe_claims(Sim *sim, SimNode *from, const PaxosMessage *message)
 		case PAXOS_MESSAGE_PRE_VOTE:
 		case PAXOS_MESSAGE_READ_REQUEST:
 		case PAXOS_MESSAGE_READ_ANSWER:
+		case PAXOS_MESSAGE_READ_PROBE:
 		case PAXOS_MESSAGE_TRIMMED:
 			break;
 		default:

@@ -162,7 +162,7 @@ on_answer_of_leader(PaxosCore *core, const PaxosMessage *message)
 		return;
 	core->reads.count = kept;
 	core->reads_lag = message->read_index > core->read_asked_slot;
-	if (message->read_index > core->chosen_slot)
+	if (message->read_index > core->chosen_slot && core->leader_id == message->ballot.node_id)
 		send_request(core, message->number);	/* for what goes before the answer: the news that it is chosen */
 }
 

@@ -185,6 +185,7 @@ close_connection(Peer *peer)
 	peer->wanted_events = 0;
 	peer->socket_changed = true;
 	peer->flush_pending = false;
+	peer->has_input = false;
 	drop_queued_frames(peer);
 }
 
@@ -345,7 +346,7 @@ advance_connecting(Peer *peer, const TransportIdentity *self, int64 now_us)
 
 /* ---- handshake and streaming ---- */
 
-/* The other end has no reason to say anything on this link but goodbye; its last words go to the log. */
+/* The other end says goodbye; its last words go to the log. */
 static void
 lose_to_result(Peer *peer, int64 now_us)
 {
@@ -360,16 +361,21 @@ lose_to_result(Peer *peer, int64 now_us)
 	PQclear(result);
 }
 
-static void
-read_streaming(Peer *peer, int64 now_us)
+/* Also notices that the other end has left. */
+char *
+peer_next_answer(Peer *peer, int *length, int64 now_us)
 {
 	char	   *data = NULL;
-	int			length;
 
-	while ((length = PQgetCopyData(peer->connection, &data, true)) > 0)
-		PQfreemem(data);
-	if (length < 0)
+	if (!peer->has_input)
+		return NULL;
+	*length = PQgetCopyData(peer->connection, &data, true);
+	if (*length > 0)
+		return data;
+	peer->has_input = false;
+	if (*length < 0)
 		lose_to_result(peer, now_us);
+	return NULL;
 }
 
 static bool
@@ -446,7 +452,7 @@ read_handshake(Peer *peer, int64 now_us)
 			(errmsg("link to node \"%s\" is up", peer->member.node_name),
 			 peer->version < TRANSPORT_NEWEST_VERSION ?
 			 errdetail("It speaks the older version %d of the peer protocol.", peer->version) : 0));
-	read_streaming(peer, now_us);
+	peer->has_input = true;
 }
 
 /* Also for HANDSHAKE, where the queue is empty and it only pushes the CALL out. */
@@ -508,7 +514,7 @@ advance_established(Peer *peer, uint32 ready_events, int64 now_us)
 		if (peer->state == PEER_HANDSHAKE)
 			read_handshake(peer, now_us);
 		else
-			read_streaming(peer, now_us);
+			peer->has_input = true;
 	}
 	if (ready_events & WL_SOCKET_WRITEABLE)
 		peer_flush(peer, now_us);

@@ -7,7 +7,7 @@
  *	 PEER_BACKOFF		retry time reached, or the peer has just connected to us -> PEER_CONNECTING
  *	 PEER_CONNECTING	libpq says connected, CALL queued -> PEER_HANDSHAKE; failure or deadline -> PEER_BACKOFF
  *	 PEER_HANDSHAKE		COPY BOTH begins -> PEER_STREAMING; an error, EOF or deadline -> PEER_BACKOFF
- *	 PEER_STREAMING		EOF, error, anything said by the other end, transport_reject -> PEER_BACKOFF
+ *	 PEER_STREAMING		EOF, error, anything said by the other end but answers, transport_reject -> PEER_BACKOFF
  *
  * No function here waits, and none calls back: transport.c looks at the state afterwards.
  */
@@ -52,6 +52,7 @@ typedef struct Peer
 	bool		socket_changed; /* the wait set must be built anew */
 	int			event_position; /* in the wait set; -1: not in it */
 	bool		flush_pending;	/* libpq holds bytes that the socket did not take */
+	bool		has_input;		/* STREAMING: libpq may hold something that was not looked at */
 
 	int			version;		/* of the handshake: what is offered, and once STREAMING what is spoken */
 	int			last_version;	/* of the last stream; the newest if there was none */
@@ -88,6 +89,9 @@ extern void peer_hurry(Peer *peer, int64 now_us);
 
 extern bool peer_enqueue(Peer *peer, const uint8 *frame, size_t length);
 extern void peer_flush(Peer *peer, int64 now_us);
+
+/* The next frame that the other end answered with, to be freed by PQfreemem; NULL: none.  The link may be lost then. */
+extern char *peer_next_answer(Peer *peer, int *length, int64 now_us);
 
 /* Closes the connection and starts the backoff; logs why, unless NULL. */
 extern void peer_lose(Peer *peer, const char *why, int64 now_us);

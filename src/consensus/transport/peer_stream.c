@@ -316,6 +316,29 @@ send_copy_both_response(void)
 	pq_flush();
 }
 
+TransportAnswerHook transport_answer_hook = NULL;
+
+/*
+ * False: it is for the worker.  An answer that the socket does not take now waits for the next one; as long as one waits, no more are given, and the sender asks
+ * again.
+ */
+static bool
+answer_frame(PeerStream *stream)
+{
+	uint8		answer[TRANSPORT_ANSWER_BYTES];
+	size_t		length = 0;
+
+	if (stream->said.protocol_version >= TRANSPORT_ANSWER_VERSION && transport_answer_hook != NULL)
+		length = transport_answer_hook(stream->said.from_node_id, (const uint8 *) stream->frame.data, stream->frame.len, answer, sizeof(answer));
+	if (length == 0)
+		return false;
+	if (!pq_is_send_pending())
+		pq_putmessage_noblock('d', (const char *) answer, length);
+	if (pq_flush_if_writable() != 0)
+		proc_exit(0);
+	return true;
+}
+
 /* With the queue full it waits here, and the socket is not read. */
 static void
 forward_frame(PeerStream *stream)
@@ -360,7 +383,8 @@ take_message(PeerStream *stream, unsigned char type)
 	switch (type)
 	{
 		case 'd':
-			forward_frame(stream);
+			if (!answer_frame(stream))
+				forward_frame(stream);
 			break;
 		case 'c':
 			return false;

@@ -331,6 +331,26 @@ deliver_frame(uint32 node_id, const uint8 *bytes, size_t length)
 	callbacks.frame(callbacks.context, node_id, bytes, length);
 }
 
+/* A callback may remove the peer, or lose its link: it is looked for anew each time. */
+static void
+drain_answers(int64 now_us)
+{
+	uint32		node_ids[QUORUM_MAX_MEMBERS];
+	int			count = peer_count;
+	Peer	   *peer;
+	char	   *answer;
+	int			length;
+
+	for (int i = 0; i < count; i++)
+		node_ids[i] = peers[i]->member.node_id;
+	for (int i = 0; i < count; i++)
+		while ((peer = find_peer(node_ids[i])) != NULL && (answer = peer_next_answer(peer, &length, now_us)) != NULL)
+		{
+			deliver_frame(node_ids[i], (const uint8 *) answer, length);
+			PQfreemem(answer);
+		}
+}
+
 bool
 transport_wait(long timeout_ms)
 {
@@ -360,6 +380,7 @@ transport_wait(long timeout_ms)
 
 	inbound_adopt(stream_arrived);
 	tell_refusals();
+	drain_answers(now_us);
 	tell_links();
 	inbound_is_pending = inbound_drain(deliver_frame);
 	return latch_was_set;

@@ -3,7 +3,7 @@
  *	  Frames between consensus workers over plain libpq connections to the peers' normal port.
  *
  * Each worker opens one connection to every other member and sends on it; it receives on the connections that the peers
- * opened to it.  At the receiving end an ordinary backend serves `CALL quorum.peer_stream(…)`: it goes into COPY BOTH, and passes each
+ * opened to it, and on its own the answers that a stream backend gives without its worker (transport_answer_hook).  At the receiving end an ordinary backend serves `CALL quorum.peer_stream(…)`: it goes into COPY BOTH, and passes each
  * CopyData message (one frame) on to its consensus worker through a shm_mq in a DSM segment.  Process: consensus worker, except
  * peer_stream.c, which runs in the stream backend.
  *
@@ -20,14 +20,14 @@
 #include "storage/latch.h"
 
 /*
- * Versions of the handshake, which say what the frames after it may be: 1 stands for frames of version 2, 2 for frames up to version 3
- * (consensus_worker.c checks that).  Whoever connects offers the newest that it knows, and the next older one if that is refused with
+ * Versions of the handshake, which say what the frames after it may be: 1 stands for frames of version 2, 2 for frames up to version 3, 3 for those up to 4
+ * (consensus_worker.c checks that) and for answers on the link itself.  Whoever connects offers the newest that it knows, and the next older one if that is refused with
  * 08P01, as builds of version 1 do; whoever is connected to takes each version that it knows.  So members of neighbouring versions
  * understand each other in both directions.  -D gives a build that knows less, for the test of upgrades.
  */
 #define TRANSPORT_OLDEST_VERSION 1
 #ifndef TRANSPORT_NEWEST_VERSION
-#define TRANSPORT_NEWEST_VERSION 2
+#define TRANSPORT_NEWEST_VERSION 3
 #endif
 
 /*
@@ -49,6 +49,7 @@
 #define TRANSPORT_SQLSTATE_FORGOTTEN MAKE_SQLSTATE('Q', 'U', '0', '0', '4')
 
 #define TRANSPORT_CLAIM_VERSION 2	/* from this version of the handshake on a node says what its journal holds */
+#define TRANSPORT_ANSWER_VERSION 3	/* and from this one the end that receives may answer a frame by one of its own */
 
 /* A longer frame, or an empty one, is a protocol violation.  Not less than the PAXOS_MAX_FRAME_BYTES of the core. */
 #define TRANSPORT_MAX_FRAME_BYTES (80 * 1024 * 1024)
@@ -141,5 +142,14 @@ extern bool transport_get_peer_counters(uint32 node_id, TransportCounters *count
 extern int	transport_peer_version(uint32 node_id);
 
 extern void transport_shutdown(void);
+
+/*
+ * Answers a frame at once, in the stream backend: writes at most `capacity` bytes and returns their number, or 0: the frame is for the worker.  The answer reaches
+ * the sender's worker as a frame from this node, or is lost.  Set in the postmaster; may not raise an error or wait.
+ */
+typedef size_t (*TransportAnswerHook) (uint32 from, const uint8 *frame, size_t length, uint8 *buffer, size_t capacity);
+extern TransportAnswerHook transport_answer_hook;
+
+#define TRANSPORT_ANSWER_BYTES 64
 
 #endif							/* QUORUM_TRANSPORT_H */
