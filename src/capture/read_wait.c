@@ -20,6 +20,7 @@
 #include "shared/identity.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
+#include "shared/quick_latch.h"
 #include "shared/read_round.h"
 #include "shared/shmem.h"
 
@@ -68,7 +69,7 @@ is_hopeless(ReaderState state, uint64 index, uint64 waited_ms)
 static void
 wait_a_moment(void)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, CHECK_INTERVAL_MS, PG_WAIT_EXTENSION);
+	quick_latch_wait(CHECK_INTERVAL_MS, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

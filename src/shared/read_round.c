@@ -20,6 +20,7 @@
 #include "storage/spin.h"
 
 #include "shared/proposal_queue.h"
+#include "shared/quick_latch.h"
 #include "shared/read_round.h"
 #include "shared/shmem.h"
 
@@ -97,7 +98,7 @@ static void
 wake(const Wakeups *wakeups)
 {
 	for (int i = 0; i < wakeups->count; i++)
-		SetLatch(wakeups->latches[i]);
+		quick_latch_set(wakeups->latches[i]);
 }
 
 /* ---- lists; the caller holds the mutex ---- */
