@@ -210,6 +210,8 @@ report_unknown_outcome(int level, const char *why)
 static void
 report_rejected(const ProposalOutcome *outcome)
 {
+	if (outcome->log_index != 0 && outcome->verdict.reason == CERTIFIER_APPLY)
+		report_unknown_outcome(ERROR, "the log has it by another index");
 	proposal_release(gate.slot);
 	forget_slot();
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_rejected, 1);
