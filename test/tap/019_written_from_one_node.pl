@@ -126,7 +126,7 @@ appears('an update whose condition was false', 'UPDATE t SET v = v + 10 WHERE id
 if (is_chosen('a condition that others notice is asked once'))
 {
 	reset_tables();
-	$node->sql(q{SET enable_seqscan = off; SET enable_bitmapscan = off; UPDATE t SET v = 1 WHERE id = 1 AND nextval('asked') < 0});
+	$node->sql(q{SET enable_seqscan = off; SET enable_bitmapscan = off; UPDATE t SET v = 1 WHERE id = 1 AND nextval('asked'::text::regclass) < 0});
 	is($node->sql('SELECT last_value FROM asked'), '1', 'a condition that others notice is asked once');
 }
 
