@@ -621,10 +621,21 @@ gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 	return outcome.log_index;
 }
 
+/* That the worker finds it impossible is an answer too. */
+static bool
+change_is_settled(void)
+{
+	ProposalOutcome outcome;
+
+	proposal_poll(gate.slot, &outcome);
+	return (outcome.state == PROPOSAL_REJECTED && proposal_own_doom() == NULL) || detached_is_settled();
+}
+
 uint64
 gate_propose_member_change(const MemberChange *change)
 {
 	MemberChange payload = *change;
+	ProposalOutcome outcome = propose_and_wait(PROPOSAL_MEMBER_CHANGE, (char *) &payload, sizeof(payload), change_is_settled);
 
-	return propose_and_wait(PROPOSAL_MEMBER_CHANGE, (char *) &payload, sizeof(payload), detached_is_settled).log_index;
+	return outcome.state == PROPOSAL_REJECTED ? 0 : outcome.log_index;
 }
