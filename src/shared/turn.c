@@ -126,13 +126,16 @@ turn_announce(uint64 index, TransactionId transaction)
 	SpinLockRelease(&proposal_queue->mutex);
 }
 
-/* Somebody else may be about to commit the index by now. */
+/*
+ * Somebody else may be about to commit the index by now.  The index stays: else who looks at it without the mutex, and has an old applied_index, could
+ * miss a commit that has passed its turn on in the meantime.
+ */
 void
 turn_withdraw(TransactionId transaction)
 {
 	SpinLockAcquire(&proposal_queue->mutex);
 	if (proposal_queue->announced_transaction == transaction)
-		proposal_queue->announced_index = 0;
+		proposal_queue->announced_transaction = InvalidTransactionId;
 	SpinLockRelease(&proposal_queue->mutex);
 }
 
