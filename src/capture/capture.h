@@ -68,7 +68,10 @@ extern uint64 gate_propose_check(char *payload, Size length);
  */
 extern uint64 gate_propose_fence(uint64 token, CertifierVerdict *verdict);
 
-/* On the leader: proposes a change of the members, and waits until its configuration entry is chosen and passed here. */
+/*
+ * On the leader: proposes a change of the members, and waits until its configuration entry is chosen and passed here; returns its index.  0: another
+ * change came first, after which this one is impossible (name in use, too many members, gone already, the last voter); the status tells.
+ */
 extern uint64 gate_propose_member_change(const MemberChange *change);
 
 #endif							/* QUORUM_CAPTURE_H */

@@ -8,8 +8,8 @@
  * is found by the lock watcher, and ends with 08007: see must_yield in proposal_queue.h.)
  *
  * Invariants
- *	 1. The base of a lock is an applied index that was read while the lock was held.  No entry that needs the lock has been applied between
- *		the moment it was taken and that one, so none is missed; and what was applied before was seen.
+ *	 1. The base of a lock is an index that was read while the lock was held, and up to which all is committed here.  No entry that needs the
+ *		lock has been applied between the moment it was taken and that one, so none is missed; and what was committed before was seen.
  *	 2. The base of what a serializable transaction read is the exact log index of its snapshot.
  *	 3. locks[] is in the order in which they were taken, so what a savepoint took stands at its end.  What was read stays read.
  *
@@ -76,7 +76,7 @@ add_key(KeyList *list, uint64 hash, CertifierMode mode, uint64 table_id, Oid rel
 
 	key->hash = hash;
 	key->mode = mode;
-	key->base = turn_applied_index();
+	key->base = turn_committed_index();
 	key->nest_level = GetCurrentTransactionNestLevel();
 	key->table_id = table_id;
 	key->relid = relid;

@@ -210,6 +210,8 @@ report_unknown_outcome(int level, const char *why)
 static void
 report_rejected(const ProposalOutcome *outcome)
 {
+	if (outcome->log_index != 0 && outcome->verdict.reason == CERTIFIER_APPLY)
+		report_unknown_outcome(ERROR, "the log has it by another index");
 	proposal_release(gate.slot);
 	forget_slot();
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.transactions_rejected, 1);
@@ -619,10 +621,21 @@ gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 	return outcome.log_index;
 }
 
+/* That the worker finds it impossible is an answer too. */
+static bool
+change_is_settled(void)
+{
+	ProposalOutcome outcome;
+
+	proposal_poll(gate.slot, &outcome);
+	return (outcome.state == PROPOSAL_REJECTED && proposal_own_doom() == NULL) || detached_is_settled();
+}
+
 uint64
 gate_propose_member_change(const MemberChange *change)
 {
 	MemberChange payload = *change;
+	ProposalOutcome outcome = propose_and_wait(PROPOSAL_MEMBER_CHANGE, (char *) &payload, sizeof(payload), change_is_settled);
 
-	return propose_and_wait(PROPOSAL_MEMBER_CHANGE, (char *) &payload, sizeof(payload), detached_is_settled).log_index;
+	return outcome.state == PROPOSAL_REJECTED ? 0 : outcome.log_index;
 }

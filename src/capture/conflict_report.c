@@ -25,6 +25,7 @@
 #include "config.h"
 #include "shared/chosen_log.h"
 #include "shared/conflicts.h"
+#include "shared/proposal_queue.h"
 #include "shared/shmem.h"
 
 /* "(id)=(7)"; NULL if the user may not see it. */
@@ -135,6 +136,21 @@ report_conflict(uint64 log_index, const CertifierVerdict *verdict)
 			 errhint("Retry the transaction.")));
 }
 
+/* It was queued, and the lock watcher took it out of the queue. */
+static void pg_attribute_noreturn()
+report_in_the_way(void)
+{
+	const DoomedTransaction *doomed = proposal_own_doom();
+
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
+			 doomed != NULL && doomed->log_index != 0 ?
+			 errdetail("It held a lock that log index %llu, of node \"%s\", needs.",
+					   (unsigned long long) doomed->log_index, doomed->node_name) : 0,
+			 errhint("Retry the transaction.")));
+}
+
 void
 conflict_report(uint64 log_index, const CertifierVerdict *verdict)
 {
@@ -174,8 +190,5 @@ conflict_report(uint64 log_index, const CertifierVerdict *verdict)
 		case CERTIFIER_APPLY:
 			break;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
-			 errhint("Retry the transaction.")));
+	report_in_the_way();
 }

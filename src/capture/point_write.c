@@ -4,8 +4,9 @@
  *
  * Such a statement reads nothing but the row that it writes.  If it finds it, the row is among the transaction's keys: should another node have changed
  * it before, certification rejects the transaction, so whatever this one saw of it was current when it committed.  If it finds none (no such row, or the
- * rest of its condition is false), nothing would be certified: then the barrier comes after the statement, and the row is looked for
- * once more.  Still none: so it was when the barrier was passed, which is after the statement began.  One: 40001.
+ * rest of its condition is false), nothing would be certified: then the barrier comes after the statement, and the statement runs once more,
+ * with a snapshot that is taken then.  It has changed nothing, and there are neither triggers nor volatile functions that might have been called, so
+ * nobody can tell that it ran twice.  (One that its client wants to know the run time of passes the barrier first: it would be told that of half of it.)
  *
  * This halves what a write by key costs: one round to the quorum instead of two.  A node that knows of entries which it has not applied yet waits
  * as for other statements, so that few transactions are rejected for what they could have seen (read_barrier.c).
@@ -18,14 +19,13 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/relscan.h"
 #include "access/stratnum.h"
-#include "access/table.h"
-#include "access/tableam.h"
+#include "executor/execdesc.h"
 #include "executor/executor.h"
-#include "nodes/execnodes.h"
 #include "nodes/plannodes.h"
+#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
+#include "tcop/dest.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -80,52 +80,40 @@ point_write_has_shape(const PlannedStmt *plan)
 		list_length(plan->resultRelations) != 1 || !IsA(modify->plan.lefttree, IndexScan))
 		return false;
 	scan = (const IndexScan *) modify->plan.lefttree;
-	return scan->scan.scanrelid == (Index) linitial_int(plan->resultRelations) && finds_one_row(scan);
+	return scan->scan.scanrelid == (Index) linitial_int(plan->resultRelations) && finds_one_row(scan) &&
+		!contain_volatile_functions((Node *) scan->scan.plan.qual);
 }
 
 /* ---- the statement that found none ---- */
 
-/* With the values that the statement looked for, under a snapshot that is taken now. */
-static bool
-would_find_row(IndexScanState *scan)
+/* Returns how many rows it has changed.  What its plan computes once more is its condition. */
+static uint64
+run_once_more(QueryDesc *first)
 {
-	Relation	relation = scan->ss.ss_currentRelation;
-	ExprContext *context = scan->ss.ps.ps_ExprContext;
-	TupleTableSlot *row = table_slot_create(relation, NULL);
-	TupleTableSlot *saved_row = context->ecxt_scantuple;
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	IndexScanDesc descriptor = index_beginscan(relation, scan->iss_RelationDesc, snapshot, scan->iss_NumScanKeys, 0);
-	bool		found;
+	QueryDesc  *second;
+	uint64		processed;
 
-	PushActiveSnapshot(snapshot);
-	index_rescan(descriptor, scan->iss_ScanKeys, scan->iss_NumScanKeys, NULL, 0);
-	found = index_getnext_slot(descriptor, ForwardScanDirection, row);
-	context->ecxt_scantuple = row;
-	found = found && ExecQual(scan->ss.ps.qual, context);
-	context->ecxt_scantuple = saved_row;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	second = CreateQueryDesc(first->plannedstmt, first->sourceText, GetActiveSnapshot(), InvalidSnapshot, None_Receiver,
+							 first->params, first->queryEnv, 0);
+	ExecutorStart(second, 0);
+	ExecutorRun(second, ForwardScanDirection, 0, true);
+	ExecutorFinish(second);
+	processed = second->estate->es_processed;
+	ExecutorEnd(second);
+	FreeQueryDesc(second);
 	PopActiveSnapshot();
-	index_endscan(descriptor);
-	UnregisterSnapshot(snapshot);
-	ExecDropSingleTupleTableSlot(row);
-	return found;
+	return processed;
 }
 
 void
-point_write_check(QueryDesc *query)
+point_write_repeat(QueryDesc *query)
 {
-	IndexScanState *scan;
 	uint64		read_index;
 
 	if (query->estate->es_processed != 0)
 		return;
 	if (!read_wait_for_quorum(&read_index))
 		report_no_linearizable_read();
-	scan = castNode(IndexScanState, outerPlanState(query->planstate));
-	if (would_find_row(scan))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not find the row to change: another transaction has changed it meanwhile"),
-				 errdetail("The statement found no row of table \"%s\"; now there is one.",
-						   RelationGetRelationName(scan->ss.ss_currentRelation)),
-				 errhint("Retry the transaction.")));
+	query->estate->es_processed = run_once_more(query);
 }

@@ -45,7 +45,7 @@ static ExecutorFinish_hook_type previous_finish_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 
 static int	nesting_level = 0;
-static QueryDesc *unchecked_query = NULL;	/* began without a barrier (point_write.c), and is to be checked when it has run */
+static QueryDesc *unchecked_query = NULL;	/* began without a barrier (point_write.c), and may have to run again behind one */
 static LocalTransactionId covered_transaction = InvalidLocalTransactionId;	/* whose one snapshot is known to be recent enough */
 
 /*
@@ -194,9 +194,10 @@ transaction_barrier(void)
  * other, would get a needless 40001.
  */
 static bool
-may_write_unchecked(void)
+may_write_unchecked(const QueryDesc *query)
 {
-	return !IsolationUsesXactSnapshot() && !IsSubTransaction() && !shmem_lags_visibly(turn_applied_index());
+	return !IsolationUsesXactSnapshot() && !IsSubTransaction() && query->instrument_options == 0 &&
+		!shmem_lags_visibly(turn_applied_index());
 }
 
 /* ---- hooks ---- */
@@ -209,7 +210,7 @@ barrier_start(QueryDesc *query, int flags)
 	if ((flags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && may_need_barrier())
 		scope = query_read_scope(query);
 	if (nesting_level == 0)
-		unchecked_query = scope == READS_WRITTEN_ROW && may_write_unchecked() ? query : NULL;
+		unchecked_query = scope == READS_WRITTEN_ROW && may_write_unchecked(query) ? query : NULL;
 	if (scope != READS_NOTHING && unchecked_query != query)
 		query_barrier(query);
 	if (previous_start_hook)
@@ -221,6 +222,8 @@ barrier_start(QueryDesc *query, int flags)
 static void
 barrier_run(QueryDesc *query, ScanDirection direction, uint64 count, bool execute_once)
 {
+	bool		is_unchecked = nesting_level == 0 && unchecked_query == query;
+
 	nesting_level++;
 	PG_TRY();
 	{
@@ -228,6 +231,8 @@ barrier_run(QueryDesc *query, ScanDirection direction, uint64 count, bool execut
 			previous_run_hook(query, direction, count, execute_once);
 		else
 			standard_ExecutorRun(query, direction, count, execute_once);
+		if (is_unchecked)
+			point_write_repeat(query);
 	}
 	PG_FINALLY();
 	{
@@ -252,11 +257,6 @@ barrier_finish(QueryDesc *query)
 		nesting_level--;
 	}
 	PG_END_TRY();
-	if (nesting_level == 0 && unchecked_query == query)
-	{
-		unchecked_query = NULL;
-		point_write_check(query);
-	}
 }
 
 /* Those that only start a query: the barrier is at its start. */

@@ -32,8 +32,8 @@ extern bool utility_needs_read_barrier(Node *statement);
 /* Is it an UPDATE or DELETE of one row by its primary key, that reads nothing else? */
 extern bool point_write_has_shape(const PlannedStmt *plan);
 
-/* After such a query has run without a barrier; raises 40001 if it found no row and should have. */
-extern void point_write_check(QueryDesc *query);
+/* After such a query has run without a barrier: if it found no row, it runs again behind one.  Not among the client's statements. */
+extern void point_write_repeat(QueryDesc *query);
 
 /* ---- read_wait.c ---- */
 

@@ -13,10 +13,16 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/multixact.h"
 #include "access/relation.h"
+#include "access/tableam.h"
+#include "access/xact.h"
 #include "executor/executor.h"
 #include "lib/ilist.h"
 #include "nodes/execnodes.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -24,13 +30,79 @@
 #include "capture/unwritten_rows.h"
 #include "shared/replicated_tables.h"
 
-static void
-note_unwritten(Relation relation, ItemPointer row, CertifierMode mode)
+static const ReplicatedTable *
+active_table(Relation relation)
 {
 	const ReplicatedTable *table = replicated_table_by_relid(RelationGetRelid(relation));
 
-	if (table != NULL && table->state == REPLICATED_TABLE_ACTIVE && ItemPointerIsValid(row))
-		row_keys_add_row_lock(relation, table->table_id, row, mode);
+	return table != NULL && table->state == REPLICATED_TABLE_ACTIVE ? table : NULL;
+}
+
+/* ---- which version is locked ---- */
+
+static bool
+is_own_multixact(MultiXactId multixact, bool locks_only)
+{
+	MultiXactMember *members;
+	int			count = GetMultiXactIdMembers(multixact, &members, false, locks_only);
+	bool		is_own = false;
+
+	for (int i = 0; i < count; i++)
+		is_own = is_own || TransactionIdIsCurrentTransactionId(members[i].xid);
+	if (count > 0)
+		pfree(members);
+	return is_own;
+}
+
+static bool
+is_locked_by_me(const HeapTupleHeaderData *header)
+{
+	if ((header->t_infomask & HEAP_XMAX_INVALID) != 0)
+		return false;
+	if ((header->t_infomask & HEAP_XMAX_IS_MULTI) != 0)
+		return is_own_multixact(HeapTupleHeaderGetRawXmax(header), HEAP_XMAX_IS_LOCKED_ONLY(header->t_infomask));
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(header));
+}
+
+/* The header of a version, if it is what `creator` made (or, for the first one, whoever). */
+static bool
+read_header(Relation relation, ItemPointer row, TransactionId creator, HeapTupleHeaderData *header)
+{
+	HeapTupleData tuple = {.t_self = *row};
+	Buffer		buffer;
+
+	if (!heap_fetch(relation, SnapshotAny, &tuple, &buffer, false))
+		return false;
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	memcpy(header, tuple.t_data, SizeofHeapTupleHeader);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	ReleaseBuffer(buffer);
+	return !TransactionIdIsValid(creator) || TransactionIdEquals(HeapTupleHeaderGetXmin(header), creator);
+}
+
+/*
+ * The version that this transaction has locked: that of the row, or a newer one, maybe with another key, that its writer was waited for.  False:
+ * none, since the row is gone.  To certify that would reject whoever waited for a deletion if somebody inserts the key anew.
+ */
+static bool
+find_locked_version(Relation relation, ItemPointer row)
+{
+	TransactionId creator = InvalidTransactionId;
+	HeapTupleHeaderData header;
+
+	if (relation->rd_tableam != GetHeapamTableAmRoutine())
+		return true;			/* it can't be told: one key too many is safe */
+	while (read_header(relation, row, creator, &header))
+	{
+		if (is_locked_by_me(&header))
+			return true;
+		if ((header.t_infomask & HEAP_XMAX_INVALID) != 0 || HEAP_XMAX_IS_LOCKED_ONLY(header.t_infomask) ||
+			ItemPointerEquals(&header.t_ctid, row) || HeapTupleHeaderIndicatesMovedPartitions(&header))
+			return false;
+		creator = HeapTupleHeaderGetUpdateXid(&header);
+		*row = header.t_ctid;
+	}
+	return false;
 }
 
 /* ---- ON CONFLICT DO UPDATE … WHERE ---- */
@@ -52,9 +124,11 @@ evaluate_condition(ExprState *state, ExprContext *context, bool *is_null)
 	if (!DatumGetBool(result) && existing != NULL && OidIsValid(existing->tts_tableOid))
 	{
 		Relation	relation = relation_open(existing->tts_tableOid, NoLock);
+		const ReplicatedTable *table = active_table(relation);
 		MemoryContext old_context = MemoryContextSwitchTo(context->ecxt_per_query_memory);
 
-		note_unwritten(relation, &existing->tts_tid, condition->mode);
+		if (table != NULL && ItemPointerIsValid(&existing->tts_tid))
+			row_keys_add_row_lock(relation, table->table_id, &existing->tts_tid, condition->mode);
 		MemoryContextSwitchTo(old_context);
 		relation_close(relation, NoLock);
 	}
@@ -129,9 +203,12 @@ static void
 note_last_candidate(Feed *feed)
 {
 	ModifyTableState *writer = feed->writer;
+	Relation	relation = writer->resultRelInfo->ri_RelationDesc;
+	bool		may_be_unwritten = !writer->canSetTag || writer->ps.state->es_processed == feed->processed;
+	const ReplicatedTable *table = feed->has_candidate && may_be_unwritten ? active_table(relation) : NULL;
 
-	if (feed->has_candidate && (!writer->canSetTag || writer->ps.state->es_processed == feed->processed))
-		note_unwritten(writer->resultRelInfo->ri_RelationDesc, &feed->candidate, mode_of_writer(writer));
+	if (table != NULL && find_locked_version(relation, &feed->candidate))
+		row_keys_add_row_lock(relation, table->table_id, &feed->candidate, mode_of_writer(writer));
 	feed->has_candidate = false;
 }
 

@@ -45,6 +45,7 @@ was_interrupted(const NodeStatus *status, const char *node_name, const char *con
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("the cluster already has a node named \"%s\"", node_name),
+					 errdetail("It is the one with the conninfo \"%s\".", member->conninfo),
 					 errhint("Choose another name; quorum.nodes lists those in use.")));
 		if (same_conninfo)
 			ereport(ERROR,
@@ -164,14 +165,32 @@ check_all_know_learners(const NodeStatus *status)
 				 errhint("Upgrade it first.")));
 }
 
+static void pg_attribute_noreturn()
+report_another_came_first(const char *node_name, const char *conninfo, bool as_voter)
+{
+	NodeStatus	status;
+
+	shmem_get_status(&status);
+	(void) was_interrupted(&status, node_name, conninfo, as_voter);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not take in node \"%s\": another change of the members came first", node_name),
+			 errdetail("It is the configuration of log index " UINT64_FORMAT ".", status.config_index),
+			 errhint("Retry.")));
+}
+
 static uint64
 propose_joiner(const char *node_name, const char *conninfo, bool as_voter)
 {
+	uint64		config_slot;
 	MemberChange change = {.kind = MEMBER_ADD, .as_voter = as_voter};
 
 	strlcpy(change.node_name, node_name, sizeof(change.node_name));
 	strlcpy(change.conninfo, conninfo, sizeof(change.conninfo));
-	return gate_propose_member_change(&change);
+	config_slot = gate_propose_member_change(&change);
+	if (config_slot == 0)
+		report_another_came_first(node_name, conninfo, as_voter);
+	return config_slot;
 }
 
 Datum

@@ -32,6 +32,7 @@
 #define REMOVAL_TIMEOUT_MS 60000
 #define ASK_AGAIN_MS 5000			/* the leader did it, but this node has not heard of it */
 #define RETRY_MS 200
+#define REACHABILITY_PATIENCE_MS 5000	/* less than other nodes wait for the leader's answer */
 #define STATUS_INTERVAL_MS 20
 #define KNOWN_TIMEOUT_MS 30000
 #define KNOWN_INTERVAL_MS 100
@@ -42,31 +43,99 @@ PG_FUNCTION_INFO_V1(quorum_request_removal);
 
 /* ---- the leader's half ---- */
 
-/* The voters that remain must be able to go on without it: else the cluster stops, and nothing could be put right by the log. */
-static void
-check_others_can_do_without(const NodeStatus *status, const MemberState *member)
+typedef struct Remainder
 {
-	int			voters = 0;
-	int			reachable = 0;
+	int			voters;
+	int			reachable;
+} Remainder;
+
+static Remainder
+voters_besides(const NodeStatus *status, const MemberState *member)
+{
+	Remainder	remainder = {0, 0};
 
 	for (int i = 0; i < status->member_count; i++)
 	{
 		if (&status->members[i] == member || !status->members[i].is_voter)
 			continue;
-		voters++;
-		reachable += status->members[i].reachable ? 1 : 0;
+		remainder.voters++;
+		remainder.reachable += status->members[i].reachable ? 1 : 0;
 	}
-	if (voters == 0)
+	return remainder;
+}
+
+static bool
+is_quorum(Remainder remainder)
+{
+	return remainder.reachable >= remainder.voters / 2 + 1;
+}
+
+/* The voters that remain must be able to go on without it: else the cluster stops, and nothing could be put right by the log. */
+static void
+check_others_can_do_without(const NodeStatus *status, const MemberState *member)
+{
+	Remainder	remainder = voters_besides(status, member);
+
+	if (remainder.voters == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("node \"%s\" is the last voter of the cluster", member->node_name),
 				 errhint("Let another node join as a voter first. The last node of all leaves with quorum.leave_cluster().")));
-	if (reachable < voters / 2 + 1)
+	if (!is_quorum(remainder))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("without node \"%s\" the cluster would have no quorum", member->node_name),
-				 errdetail("%d of the %d voters that would remain can be reached; %d are needed.", reachable, voters, voters / 2 + 1),
+				 errdetail("%d of the %d voters that would remain can be reached; %d are needed.",
+						   remainder.reachable, remainder.voters, remainder.voters / 2 + 1),
 				 errhint("Remove those first that cannot be reached, or wait until they are back.")));
+}
+
+/* Would the check refuse it because some can't be reached, which may change by itself? */
+static bool
+lacks_reachable_voters(uint32 node_id)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+	const MemberState *member;
+	bool		lacks;
+
+	shmem_get_status(status);
+	member = status_member(status, node_id);
+	lacks = member != NULL && member->is_voter && voters_besides(status, member).voters > 0 &&
+		!is_quorum(voters_besides(status, member));
+	pfree(status);
+	return lacks;
+}
+
+/* One that has just joined, or come back, is reached a moment before the leader's worker says so. */
+static void
+wait_for_reachable_voters(uint32 node_id)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	while (lacks_reachable_voters(node_id) && !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), REACHABILITY_PATIENCE_MS))
+	{
+		wait_for_change(STATUS_INTERVAL_MS, REMOVAL_GOES_ON);
+		require_leadership();	/* others know nothing of it */
+	}
+}
+
+/* Unless that removed the node, too. */
+static void
+report_another_came_first(uint32 node_id)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+	const MemberState *member;
+
+	shmem_get_status(status);
+	member = status_member(status, node_id);
+	if (member == NULL)
+		return;
+	check_others_can_do_without(status, member);
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not remove node \"%s\": another change of the members came first", member->node_name),
+			 errdetail("It is the configuration of log index " UINT64_FORMAT ".", status->config_index),
+			 errhint("Retry.")));
 }
 
 static void
@@ -82,7 +151,8 @@ propose_removal(uint32 node_id)
 		return;
 	if (member->is_voter)
 		check_others_can_do_without(status, member);
-	gate_propose_member_change(&change);
+	if (gate_propose_member_change(&change) == 0)
+		report_another_came_first(node_id);
 	pfree(status);
 }
 
@@ -91,6 +161,7 @@ request_removal_here(uint32 node_id)
 {
 	require_leadership();
 	gate_check_may_write();
+	wait_for_reachable_voters(node_id);
 	lock_membership();
 	PG_TRY();
 	{

@@ -36,6 +36,7 @@
 
 static ItemPointerData new_tid;
 static uint64 new_index = 0;
+static TransactionId new_transaction = InvalidTransactionId;
 static bool has_new_tid = false;
 static uint64 last_committed_index = 0;
 
@@ -169,6 +170,8 @@ position_update(uint64 index)
 	has_new_tid = true;
 	heap_freetuple(successor);
 	table_close(relation, NoLock);
+	new_transaction = GetTopTransactionId();
+	turn_announce(index, new_transaction);
 }
 
 void
@@ -185,6 +188,8 @@ position_at_commit(void)
 void
 position_at_abort(void)
 {
+	if (has_new_tid)
+		turn_withdraw(new_transaction);
 	has_new_tid = false;
 }
 

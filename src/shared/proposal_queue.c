@@ -624,6 +624,7 @@ proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 	{
 		list_remove_queued(slot);
 		proposal_queue->slots[slot].state = PROPOSAL_REJECTED;
+		doomed_transactions[backend_id] = *doomed;	/* what it is told */
 		latch = proposal_queue->slots[slot].latch;
 	}
 	else if (proposal_queue->slots[slot].state == PROPOSAL_CHOSEN)

@@ -58,7 +58,7 @@ typedef struct ProposalOutcome
 {
 	ProposalState state;		/* CHOSEN, REJECTED or REFUSED; QUEUED or PROPOSED while still open */
 	uint64		log_index;
-	CertifierVerdict verdict;	/* REJECTED; reason CERTIFIER_APPLY: not by the log, it stood in the way or is known by another index */
+	CertifierVerdict verdict;	/* REJECTED; reason CERTIFIER_APPLY: it stood in the way, or (with an index) the log has it by another one */
 	uint64		incarnation;	/* of this node when it was proposed; 0: it was not */
 	bool		my_turn;		/* CHOSEN and applied_index + 1 == log_index */
 	bool		lost;			/* the consensus worker that had proposed it is gone, or (a configuration) leads no more: the outcome will not be told */
@@ -103,6 +103,15 @@ extern bool proposal_forget_own_doom(void);
 /* `index` is committed and visible here (or had nothing to do): wakes whoever owns the next one. */
 extern void turn_pass(uint64 index);
 extern uint64 turn_applied_index(void);
+
+/*
+ * Who has the turn of `index` is about to commit it as `transaction`.  A commit becomes visible, and gives up row locks, a moment before it passes the
+ * turn on; whoever takes one of these locks within that moment has seen the entry, and turn_committed_index() tells: it is applied_index, or that of
+ * the commit which has not passed its turn on yet.
+ */
+extern void turn_announce(uint64 index, TransactionId transaction);
+extern void turn_withdraw(TransactionId transaction);	/* it was announced, and aborts */
+extern uint64 turn_committed_index(void);
 
 /* The log is readable up to here: chosen_index, which may be published a moment after a backend has committed its entry. */
 extern uint64 turn_chosen_index(void);

@@ -47,6 +47,8 @@ typedef struct ProposalQueue
 	bool		turn_initialised;
 	bool		turn_suspended;
 	uint64		applied_index;
+	uint64		announced_index;	/* the last that somebody was about to commit, … */
+	TransactionId announced_transaction;	/* … and as which transaction */
 	int			detached_waiting;	/* CHOSEN ones that are no write set: their backend waits for applied_index */
 	bool		position_valid;
 	ItemPointerData position_tid;

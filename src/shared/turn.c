@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+
 #include "shared/proposal_queue_internal.h"
 #include "shared/read_round.h"
 #include "shared/shmem.h"
@@ -115,6 +117,60 @@ turn_applied_index(void)
 	return index;
 }
 
+void
+turn_announce(uint64 index, TransactionId transaction)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	proposal_queue->announced_index = index;
+	proposal_queue->announced_transaction = transaction;
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
+/*
+ * Somebody else may be about to commit the index by now.  The index stays: else who looks at it without the mutex, and has an old applied_index, could
+ * miss a commit that has passed its turn on in the meantime.
+ */
+void
+turn_withdraw(TransactionId transaction)
+{
+	SpinLockAcquire(&proposal_queue->mutex);
+	if (proposal_queue->announced_transaction == transaction)
+		proposal_queue->announced_transaction = InvalidTransactionId;
+	SpinLockRelease(&proposal_queue->mutex);
+}
+
+/* A hint without the mutex; somebody who got a lock from the transaction that was announced finds it, for the same reason as above. */
+static bool
+may_be_committing(uint64 applied_index)
+{
+#ifdef PG_HAVE_8BYTE_SINGLE_COPY_ATOMICITY
+	return *(volatile uint64 *) &proposal_queue->announced_index > applied_index;
+#else
+	return true;
+#endif
+}
+
+/*
+ * Asked for each row that is captured or locked, too.  The commit log is asked, not the array of processes, in which the transaction may stand for
+ * a moment longer: as long as it does, nobody gets a lock that it holds.  One that failed after it was announced is not committed there.
+ */
+uint64
+turn_committed_index(void)
+{
+	uint64		applied_index = turn_applied_index();
+	uint64		announced_index;
+	TransactionId transaction;
+
+	if (!may_be_committing(applied_index))
+		return applied_index;
+	SpinLockAcquire(&proposal_queue->mutex);
+	applied_index = proposal_queue->applied_index;
+	announced_index = proposal_queue->announced_index;
+	transaction = proposal_queue->announced_transaction;
+	SpinLockRelease(&proposal_queue->mutex);
+	return announced_index > applied_index && TransactionIdDidCommit(transaction) ? announced_index : applied_index;
+}
+
 uint64
 turn_chosen_index(void)
 {
@@ -154,6 +210,7 @@ turn_forget(void)
 	SpinLockAcquire(&proposal_queue->mutex);
 	proposal_queue->turn_initialised = false;
 	proposal_queue->applied_index = 0;
+	proposal_queue->announced_index = 0;
 	proposal_queue->position_valid = false;
 	SpinLockRelease(&proposal_queue->mutex);
 }

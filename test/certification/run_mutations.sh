@@ -3,16 +3,16 @@
 # run_mutations.sh [name ...]
 #	Plants each bug of mutations/*.patch in a copy of the tree, and looks whether a test finds it.
 #
-# A patch of the certifier must make a unit test fail.  One of the capture says in its head which cases of test/tap/018_conflicts_between_nodes.pl find it,
-# and in which of their two modes; they are run with a copy of the PostgreSQL installation, into which the mutated library goes, so that nobody
-# else's is touched.  TAP on stdout: a mutation that is not caught, does not apply or does not compile is a failure.  Without a mutation
+# A patch of the certifier must make a unit test fail.  One of the capture says in its head which cases of which TAP test find it (without a test:
+# 018_conflicts_between_nodes.pl), and in which of the modes of that; they are run with a copy of the PostgreSQL installation, into which the mutated
+# library goes, so that nobody else's is touched.  TAP on stdout: a mutation that is not caught, does not apply or does not compile is a failure.  Without a mutation
 # all these tests must pass, so that a finding is the mutation's.  JOBS mutations are tried at a time.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 jobs=${JOBS:-$(nproc)}
-case_test=test/tap/018_conflicts_between_nodes.pl
+usual_test=018_conflicts_between_nodes.pl
 work=
 unset MAKEFLAGS MFLAGS MAKELEVEL CASES MODE PROVE_TESTS PROVE_FLAGS
 
@@ -35,7 +35,8 @@ build_and_run_unit_tests()
 copy_installation()
 {
 	local folder
-	for folder in "$(pg_config_of_original --bindir)" "$(pg_config_of_original --pkglibdir)" "$(pg_config_of_original --sharedir)"
+	for folder in "$(pg_config_of_original --bindir)" "$(pg_config_of_original --pkglibdir)" "$(pg_config_of_original --sharedir)" \
+		"$(pg_config_of_original --includedir-server)"
 	do
 		mkdir -p "$1$(dirname "$folder")"
 		cp -rL "$folder" "$1$(dirname "$folder")/"
@@ -50,11 +51,11 @@ pg_config_of_original()
 # The tree's library into a copy of the installation, then the cases; returns prove's status, its output in run.log.
 run_cases()
 {
-	local tree=$1 cases=$2 mode=$3 server=$1/server
+	local tree=$1 cases=$2 test=$3 mode=$4 server=$1/server
 	cp -rl "$work/server" "$server"
 	cp --remove-destination "$tree/pg_quorum.so" "$server$(pg_config_of_original --pkglibdir)/pg_quorum.so"
 	PG_CONFIG="$server$(pg_config_of_original --bindir)/pg_config" CASES="$cases" MODE="$mode" STOP_AT_FAILURE=1 PROVE_FLAGS=-v \
-		timeout --kill-after=20 120 "$tree/tools/check-tap" "$case_test" >"$tree/run.log" 2>&1
+		timeout --kill-after=20 120 "$tree/tools/check-tap" "test/tap/$test" >"$tree/run.log" 2>&1
 }
 
 # Did a test with a name that the cases match fail?  That a cluster did not start is no finding.
@@ -67,6 +68,13 @@ case_failed()
 
 cases_of() { sed -n 's/^Cases: //p;/^--- /q' "$1"; }
 mode_of() { sed -n 's/^Mode: //p;/^--- /q' "$1"; }
+
+test_of()
+{
+	local test
+	test=$(sed -n 's/^Test: //p;/^--- /q' "$1")
+	echo "${test:-$usual_test}"
+}
 
 copy_of_tree()
 {
@@ -113,7 +121,7 @@ try_mutation()
 	then
 		cp "$tree/build.log" "$tree/run.log"
 		report "$tree" "not ok" "mutation $name compiles"
-	elif ! run_cases "$tree" "$cases" "$(mode_of "$patch")" && case_failed "$tree/run.log" "$cases"
+	elif ! run_cases "$tree" "$cases" "$(test_of "$patch")" "$(mode_of "$patch")" && case_failed "$tree/run.log" "$cases"
 	then
 		report "$tree" ok "mutation $name is caught: $(first_failure "$tree/run.log")"
 	else
@@ -143,21 +151,34 @@ try_unmutated_unit_tests()
 	fi
 }
 
-# All cases that find a mutation which is to be tried in that mode.
-try_unmutated_cases()
+# Each test and mode in which a mutation is to be tried.
+settings()
 {
-	local mode=$1 name cases="" tree="$work/cases_$1"
+	local name
 	for name in "${names[@]}"
 	do
-		[ "$(mode_of "$here/mutations/$name.patch")" != "$mode" ] || cases="${cases:+$cases|}$(cases_of "$here/mutations/$name.patch")"
+		[ -z "$(cases_of "$here/mutations/$name.patch")" ] || echo "$(test_of "$here/mutations/$name.patch") $(mode_of "$here/mutations/$name.patch")"
+	done | sort -u
+}
+
+name_of_setting() { echo "cases_${1%.pl}${2:+_$2}"; }
+
+# All cases that find a mutation in that setting.
+try_unmutated_cases()
+{
+	local test=$1 mode=${2:-} name patch cases="" tree
+	tree="$work/$(name_of_setting "$@")"
+	for name in "${names[@]}"
+	do
+		patch="$here/mutations/$name.patch"
+		[ "$(test_of "$patch") $(mode_of "$patch")" != "$test $mode" ] || [ -z "$(cases_of "$patch")" ] || cases="${cases:+$cases|}$(cases_of "$patch")"
 	done
-	[ -n "$cases" ] || return 0
 	cp -a "$work/unmutated" "$tree"
-	if run_cases "$tree" "$cases" "$mode"
+	if run_cases "$tree" "$cases" "$test" "$mode"
 	then
-		report "$tree" ok "without a mutation their cases pass ($mode)"
+		report "$tree" ok "without a mutation their cases pass ($test${mode:+, $mode})"
 	else
-		report "$tree" "not ok" "without a mutation their cases pass ($mode)"
+		report "$tree" "not ok" "without a mutation their cases pass ($test${mode:+, $mode})"
 	fi
 }
 
@@ -180,8 +201,15 @@ then
 	copy_installation "$work/server"
 fi
 
+mapfile -t all_settings < <(settings)
+results=(unit)
+for setting in ${all_settings[@]+"${all_settings[@]}"}
+do
+	results+=("$(name_of_setting $setting)")
+done
+
 # Jobs are started as places become free; results are told in the order of the names.
-for task in try_unmutated_unit_tests "try_unmutated_cases certified" "try_unmutated_cases applied" "${names[@]/#/try_mutation }"
+for task in try_unmutated_unit_tests ${all_settings[@]+"${all_settings[@]/#/try_unmutated_cases }"} "${names[@]/#/try_mutation }"
 do
 	while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]
 	do
@@ -193,11 +221,8 @@ wait
 
 number=0
 failed=0
-for result in unit cases_certified cases_applied "${names[@]}"
+for result in "${results[@]}" "${names[@]}"
 do
-	case $result in
-		cases_*) [ -e "$work/results/$result" ] || continue ;;
-	esac
 	number=$((number + 1))
 	[ -e "$work/results/$result" ] || echo "not ok - mutation $result could be tried" >"$work/results/$result"
 	sed "1s/^\(not ok\|ok\) - /\1 $number - /" "$work/results/$result"

@@ -78,6 +78,26 @@ stands_in_the_way(
 	$third->run('COMMIT');
 	$third->finish;
 }
+{
+	# At the moment at which it has asked to commit, and nobody has proposed it yet.
+	my $name = 'a transaction that waits to be proposed';
+	my $session = WaitingSession->new($follower);
+	$session->run(q{BEGIN; SELECT * FROM t WHERE id = 50 FOR UPDATE; UPDATE t SET v = 'never' WHERE id = 51});
+	kill('STOP', $follower->process_pid(qr/: quorum lock watcher\b/));
+	$leader->sql(q{UPDATE t SET v = 'agreed' WHERE id = 50});
+	QuorumCluster::wait_until('the apply worker to wait', sub {
+		return $follower->sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $follower->worker_pid('apply')) eq 'Lock';
+	});
+	kill('STOP', $follower->worker_pid('consensus'));
+	$session->send('COMMIT');
+	$session->wait_until_waiting;
+	kill('CONT', $follower->process_pid(qr/: quorum lock watcher\b/));
+	is($session->outcome, '40001', "$name: the session is told to try again") or diag($session->error);
+	kill('CONT', $follower->worker_pid('consensus'));
+	like($session->error, qr/stood in the way of one that a quorum agreed on.*log index \d+, of node "\Q@{[ $leader->name ]}\E"/s, "$name: and why");
+	$session->finish;
+	$cluster->assert_same_digest('t', "$name: all nodes are the same");
+}
 # ---- maintenance_delays_its_node_visibly_and_no_other
 {
 	$follower->sql(q{CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.04); RETURN $1; END'});

@@ -184,11 +184,15 @@ sub _read_logs
 sub _note_attempt
 {
 	my ($self, $name, $line) = @_;
-	my ($started, $ended, $n, $outcome, $sqlstate, $node) = split(/ /, $line);
+	my ($started, $ended, $n, $outcome, $sqlstate, $node, $text) = split(/ /, $line, 7);
 	my ($client) = $name =~ /(\d+)/;
 	$self->{attempts}{"$client/$n"} = $outcome;
 	$self->{outcomes}{$outcome}++;
-	$self->{sqlstates}{$sqlstate}++ if $sqlstate ne '00000';
+	if ($sqlstate ne '00000')
+	{
+		$self->{sqlstates}{$sqlstate}++;
+		$self->{texts}{$sqlstate} = $text;
+	}
 	push @{ $self->{acknowledged_times} }, [ $started / 1e6, $ended / 1e6 ] if $outcome eq 'acknowledged';
 	return;
 }
@@ -255,6 +259,14 @@ sub sqlstates
 	my ($self) = @_;
 	my $seen = $self->{sqlstates} || {};
 	return join(', ', map { "$_: $seen->{$_}" } sort keys %$seen) || 'none';
+}
+
+# What the last error of each SQLSTATE said.
+sub texts
+{
+	my ($self) = @_;
+	my $texts = $self->{texts} || {};
+	return join("\n", map { "$_: $texts->{$_}" } sort keys %$texts);
 }
 
 # ---- the comparison -------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@
  *		Tries each node until one takes its writes.  Each attempt is a transaction of its own, number n, that inserts the row
  *		(CLIENT, n) into load_row and adds one to a counter whose new value it keeps in that row; it is never repeated.  A line per
  *		attempt goes to LOG when its outcome is known:
- *			started_us ended_us n outcome sqlstate node
+ *			started_us ended_us n outcome sqlstate node text
  *		outcome: acknowledged; refused (an error that says that it was not committed, or a connection lost before COMMIT was
  *		sent); unknown (08007, a session that was ended, a connection lost, no answer in time); unexpected (any other SQLSTATE).
+ *		text: message and DETAIL of the error.
  *
  *	 load_client watch LOG INTERVAL_MS CONNINFO
  *		Asks one node for quorum.status, and now and then whether its snapshot is a whole prefix of the log: the sum of the counters
@@ -51,6 +52,7 @@ typedef struct Answer
 	char		sqlstate[6];
 	char		value[64];		/* first column of the first row */
 	char		tag[32];		/* command tag */
+	char		text[512];		/* message and DETAIL of an error, in one line */
 } Answer;
 
 static volatile sig_atomic_t stop_requested = 0;
@@ -125,6 +127,24 @@ connect_to(const char *conninfo)
 	return NULL;
 }
 
+static const char *
+field(const PGresult *result, int code)
+{
+	const char *value = PQresultErrorField(result, code);
+
+	return value != NULL ? value : "";
+}
+
+static void
+note_text(const PGresult *result, Answer *answer)
+{
+	snprintf(answer->text, sizeof(answer->text), "%s DETAIL: %s", field(result, PG_DIAG_MESSAGE_PRIMARY),
+			 field(result, PG_DIAG_MESSAGE_DETAIL));
+	for (char *c = answer->text; *c != '\0'; c++)
+		if (*c == '\n')
+			*c = ' ';
+}
+
 static void
 note_result(const PGresult *result, Answer *answer)
 {
@@ -142,6 +162,7 @@ note_result(const PGresult *result, Answer *answer)
 		return;					/* the first error counts: what follows a FATAL is that the connection is gone */
 	answer->kind = sqlstate != NULL ? ANSWER_ERROR : ANSWER_LOST;
 	snprintf(answer->sqlstate, sizeof(answer->sqlstate), "%s", sqlstate != NULL ? sqlstate : "lost");
+	note_text(result, answer);
 }
 
 static Answer
@@ -312,8 +333,8 @@ attempt(Writer *writer, int64_t n)
 		outcome = attempt_at_once(writer, n, counter, &answer);
 	else
 		outcome = attempt_in_steps(writer, n, counter, n % 8 < 4, &answer);
-	fprintf(writer->log, "%lld %lld %lld %s %s %d\n", (long long) started_us, (long long) now_us(), (long long) n, outcome,
-			answer.sqlstate, writer->node);
+	fprintf(writer->log, "%lld %lld %lld %s %s %d %s\n", (long long) started_us, (long long) now_us(), (long long) n, outcome,
+			answer.sqlstate, writer->node, answer.text);
 	fflush(writer->log);
 
 	if (answer.kind == ANSWER_LOST || PQstatus(writer->connection) != CONNECTION_OK)
