@@ -1,11 +1,11 @@
 
 =head1 NAME
 
-OlderBuild - a build of the extension that speaks the protocol version before the newest, and instances that run it
+OlderBuild - a build of the extension that speaks an older version of the protocol, and instances that run it
 
 =head1 SYNOPSIS
 
-  my $older = OlderBuild->new;
+  my $older = OlderBuild->new;                   # frames of version 2; OlderBuild->new(3): of version 3
   my $cluster = QuorumCluster->new(nodes => 3, form => 0);
   $older->prepare($_) foreach $cluster->nodes;   # may run either build from now on
   $older->install($node);                        # stops the node, and starts it with the older build
@@ -31,18 +31,20 @@ use PostgreSQL::Test::Utils;
 
 sub new
 {
-	my ($class) = @_;
-	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build() }, $class;
+	my ($class, $frame_version) = @_;
+	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build($frame_version || 2) }, $class;
 }
 
 sub _build
 {
+	my ($frame_version) = @_;
+	my $handshake_version = $frame_version - 1;
 	my $folder = PostgreSQL::Test::Utils::tempdir('older');
 	my $sources = getcwd();
 	foreach my $command (
 		[ 'cp', '-r', "$sources/src", "$sources/sql", "$sources/Makefile", "$sources/pg_quorum.control", $folder ],
 		[ 'find', "$folder/src", '-name', '*.o', '-delete' ],
-		[ 'make', '-s', '-j2', '-C', $folder, 'all', 'COPT=-DPAXOS_NEWEST_FRAME_VERSION=2 -DTRANSPORT_NEWEST_VERSION=1' ])
+		[ 'make', '-s', '-j2', '-C', $folder, 'all', "COPT=-DPAXOS_NEWEST_FRAME_VERSION=$frame_version -DTRANSPORT_NEWEST_VERSION=$handshake_version" ])
 	{
 		my $output = '';
 		IPC::Run::run($command, '<', '/dev/null', '>&', \$output) or die "@$command failed: $output\n";
