@@ -14,7 +14,8 @@ OlderBuild - a build of the extension that speaks the protocol version before th
 =head1 DESCRIPTION
 
 The older build comes from the same sources, with the newest version set by -D.  QUORUM_OLDER_BUILD names a folder with a
-pg_quorum.so that is taken instead, say, of the release before this one.
+pg_quorum.so that is taken instead, say, of the release before this one. C<< OlderBuild->new(macros => '-D...') >> makes
+one that differs in something else, say, in how much it remembers.
 
 Which library an instance loads is decided by its dynamic_library_path; for that the functions name the library without a path.
 
@@ -31,18 +32,20 @@ use PostgreSQL::Test::Utils;
 
 sub new
 {
-	my ($class) = @_;
-	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build() }, $class;
+	my ($class, %options) = @_;
+	return bless { folder => _build($options{macros}) }, $class if $options{macros};
+	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build('-DPAXOS_NEWEST_FRAME_VERSION=2 -DTRANSPORT_NEWEST_VERSION=1') }, $class;
 }
 
 sub _build
 {
+	my ($macros) = @_;
 	my $folder = PostgreSQL::Test::Utils::tempdir('older');
 	my $sources = getcwd();
 	foreach my $command (
 		[ 'cp', '-r', "$sources/src", "$sources/sql", "$sources/Makefile", "$sources/pg_quorum.control", $folder ],
 		[ 'find', "$folder/src", '-name', '*.o', '-delete' ],
-		[ 'make', '-s', '-j2', '-C', $folder, 'all', 'COPT=-DPAXOS_NEWEST_FRAME_VERSION=2 -DTRANSPORT_NEWEST_VERSION=1' ])
+		[ 'make', '-s', '-j2', '-C', $folder, 'all', "COPT=$macros" ])
 	{
 		my $output = '';
 		IPC::Run::run($command, '<', '/dev/null', '>&', \$output) or die "@$command failed: $output\n";
