@@ -426,10 +426,10 @@ CREATE FUNCTION quorum.repair(relation regclass, OUT removed_rows bigint, OUT co
 COMMENT ON FUNCTION quorum.repair(regclass)
 	IS 'copies the rows anew in which this node''s quarantined copy of a table differs from the majority''s, and has it checked again';
 
-CREATE FUNCTION quorum.outcome(token text, OUT outcome text, OUT log_index bigint)
-	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.outcome(text)
-	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on';
+CREATE FUNCTION quorum.outcome(token text, after_index bigint DEFAULT NULL, OUT outcome text, OUT log_index bigint)
+	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.outcome(text, bigint)
+	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on; unknown: it may have been committed and forgotten, unless its first attempt came after a later log index';
 
 /* ----------------------------------------------------------------------------------------------------------------
  * Reading what another session has written
@@ -473,6 +473,16 @@ CREATE FUNCTION quorum.node_counters(OUT transactions_committed bigint, OUT tran
 									 OUT first_held_index bigint, OUT log_state_index bigint)
 	AS 'MODULE_PATHNAME', 'quorum_node_counters' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION quorum.node_counters() IS 'internal: beneath the view quorum.stats';
+
+CREATE FUNCTION quorum.node_token_memory(OUT capacity bigint, OUT remembered bigint, OUT forgotten_up_to_index bigint,
+										 OUT oldest_age interval, OUT has_room bool, OUT forgotten_early bigint)
+	AS 'MODULE_PATHNAME', 'quorum_node_token_memory' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.node_token_memory() IS 'internal: beneath the view quorum.token_memory';
+
+CREATE FUNCTION quorum.token_samples(OUT put_count bigint, OUT log_index bigint, OUT age_ms bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_token_samples' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.token_samples() IS 'internal: a node that copies the tables asks how long the tokens have been known here';
 
 CREATE FUNCTION quorum.log_entries(from_index bigint DEFAULT 1, to_index bigint DEFAULT NULL,
 								   OUT log_index bigint, OUT origin_node text, OUT incarnation bigint, OUT sequence bigint,
@@ -597,6 +607,17 @@ COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
 COMMENT ON COLUMN quorum.stats.first_held_index IS 'the log is held from this index on; what is before has been trimmed; 0: not known yet';
 COMMENT ON COLUMN quorum.stats.log_state_index IS 'a restart of the server needs the log after this index only; 0: all of it';
 
+CREATE VIEW quorum.token_memory AS
+	SELECT capacity, remembered, forgotten_up_to_index, oldest_age, has_room, forgotten_early
+	FROM quorum.node_token_memory();
+COMMENT ON VIEW quorum.token_memory IS 'what the cluster remembers of transaction tokens (quorum.token), and for how long this node has, one row';
+COMMENT ON COLUMN quorum.token_memory.capacity IS 'so many tokens, and fences of quorum.outcome(), are remembered: the newest';
+COMMENT ON COLUMN quorum.token_memory.remembered IS 'how many there are';
+COMMENT ON COLUMN quorum.token_memory.forgotten_up_to_index IS 'tokens of transactions up to this log index may be forgotten; NULL: none is';
+COMMENT ON COLUMN quorum.token_memory.oldest_age IS 'how old the oldest one is, at least: time for which this node was down or away does not count; NULL: nothing is known of that';
+COMMENT ON COLUMN quorum.token_memory.has_room IS 'whether another one can be proposed here without forgetting one that is younger than quorum.token_retention_age';
+COMMENT ON COLUMN quorum.token_memory.forgotten_early IS 'how many were forgotten, since the server was started, that may have been younger than that';
+
 CREATE VIEW quorum.snapshot_progress AS
 	SELECT phase, donor_name, snapshot_index, schema_name, table_name, tables_done, tables_total,
 		   rows_copied, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
@@ -652,8 +673,8 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA quorum FROM PUBLIC;
 REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA quorum TO PUBLIC;
-GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats, quorum.snapshot_progress TO PUBLIC;
-GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.node_snapshot(), quorum.outcome(text),
+GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats, quorum.snapshot_progress, quorum.token_memory TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.node_snapshot(), quorum.node_token_memory(), quorum.outcome(text, bigint),
 	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, quorum.replicated_table, quorum.table_check, quorum.check_result,
@@ -673,5 +694,5 @@ GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, t
 GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
 	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
-	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint)
+	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint), quorum.token_samples()
 	TO quorum_peer;

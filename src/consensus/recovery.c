@@ -28,6 +28,7 @@
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
+#include "shared/token_memory.h"
 
 /* An acceptance is never so far ahead of what is delivered. */
 #define MAX_SLOTS_AHEAD (64 * WINDOW_SLOTS)
@@ -228,6 +229,7 @@ recovery_run(const IdentityFile *identity)
 	chosen_log_open_for_write(QUORUM_DIRECTORY);
 	worker.restoring = true;
 	worker.journal_identity = expected; /* asked for while records are restored */
+	token_memory_begin(identity->cluster_id, identity->node_id);
 	restore_base(identity);
 	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
 								  &worker.journal_identity, &worker.incarnation);
@@ -239,6 +241,7 @@ recovery_run(const IdentityFile *identity)
 	fit_together();
 	if (worker.config.member_count == 0)
 		bootstrap(identity);
+	delivery_restored();
 	memory_restore();
 	generation_carry_out_request();
 	worker.restoring = false;

@@ -7,6 +7,7 @@
  *	 1. QuorumShared->lock (LWLock): identity, members, texts.  Short; never held while waiting.
  *	 2. TurnState->mutex (spinlock): order of commits and the proposals' states (proposal_queue.h).
  *	 3. ReadRounds->mutex (spinlock): who waits for a read index (read_round.h).
+ * TokenMemory->lock (LWLock, token_memory.h) is never taken together with another.
  * Single 64-bit numbers that many read are atomics; each says who writes it.
  */
 #ifndef QUORUM_SHMEM_H

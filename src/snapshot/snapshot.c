@@ -182,6 +182,7 @@ connect_to_donor(SnapshotReceiver *receiver, const Donor *donor)
 	shmem_get_identity(&identity);
 	receiver->peer = peer_connect(donor->conninfo, NULL, psprintf("node \"%s\", which is to give its tables", donor->node_name), NULL);
 	(void) peer_query(receiver->peer, "SET quorum.read_consistency = 'local'", 0, NULL);
+	snapshot_learn_token_ages(receiver->peer);
 	(void) peer_query(receiver->peer, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", 0, NULL);
 	call = psprintf("CALL quorum.send_tables(%d, '" UINT64_FORMAT "')", SNAPSHOT_VERSION, identity.cluster_id);
 	peer_copy_begin(receiver->peer, call);

@@ -21,6 +21,9 @@ extern void snapshot_enter_phase(SnapshotPhase phase);
 extern void snapshot_note_table(const char *schema_name, const char *table_name);
 extern void snapshot_note_rows(uint64 rows, uint64 tables_done);
 
+/* ---- snapshot_tokens.c: a connection on which no copy has begun ---- */
+extern void snapshot_learn_token_ages(PeerConnection *peer);
+
 /* ---- snapshot_receive.c ---- */
 
 typedef struct IncomingSnapshot

@@ -64,6 +64,9 @@ INSERT INTO "Odd Name" SELECT i, 'it''s ' || i FROM generate_series(1, 100) AS i
 INSERT INTO other.place SELECT i, point(i, -i) FROM generate_series(1, 100) AS i;
 SQL
 
+$leader->sql(q{BEGIN; SET LOCAL quorum.token = 'a token'; INSERT INTO plain VALUES (0, 0); COMMIT});
+$cluster->wait_applied;
+
 # ---- tools
 
 # Writes of several kinds as fast as they go, by pgbench in the background; returns a function that ends it.
@@ -143,6 +146,8 @@ sub is_same_everywhere
 
 # ---- a_new_node_copies_the_tables ----------------------------------------------------------------------------------
 trim_beyond(10);
+my ($token_age) = sort { $a <=> $b } map { $_->sql('SELECT extract(epoch FROM oldest_age) FROM quorum.token_memory') } $cluster->nodes;
+my $token_age_asked = time;
 my $stop_load = start_load($cluster->wait_for_leader);
 my $n4 = $cluster->add_instance('n4', conf => "quorum.log_keep_size = '16MB'\nquorum.log_retention_size = '32MB'\nmax_wal_size = '4GB'");
 $n4->{outside} = 1;
@@ -160,6 +165,8 @@ note("the donor is $donor, the leader " . $cluster->wait_for_leader->name);
 cmp_ok($rows, '>', 27000, "$rows rows were copied");
 is("$done of $total", '11 of 11', 'all tables');
 cmp_ok($n4->sql('SELECT first_held_index FROM quorum.stats'), '>', 10, 'it does not hold the log from before');
+cmp_ok($n4->sql('SELECT extract(epoch FROM oldest_age) FROM quorum.token_memory WHERE remembered = 1'), '>=',
+	$token_age + time - $token_age_asked - 2, 'it remembers a token from before, and knows from its donor how old that is');
 $stop_load->();
 is_same_everywhere('after the join');
 is($n4->sql('SELECT count(*) FROM quorum.tables WHERE state = $$active$$'), '11', 'all tables are replicated there');

@@ -8,7 +8,7 @@ use QuorumCluster;
 use OlderBuild;
 use Test::More;
 
-my $older = OlderBuild->new(3);
+my $older = OlderBuild->new(frame_version => 3);
 my $cluster = QuorumCluster->new(nodes => 3);
 my $value = 0;
 $older->prepare($_) foreach $cluster->nodes;
