@@ -42,7 +42,7 @@ sub _build
 	foreach my $command (
 		[ 'cp', '-r', "$sources/src", "$sources/sql", "$sources/Makefile", "$sources/pg_quorum.control", $folder ],
 		[ 'find', "$folder/src", '-name', '*.o', '-delete' ],
-		[ 'make', '-s', '-j2', '-C', $folder, 'all', 'COPT=-DPAXOS_NEWEST_FRAME_VERSION=2 -DTRANSPORT_NEWEST_VERSION=1' ])
+		[ 'make', '-s', '-j2', '-C', $folder, 'all', 'COPT=-DPAXOS_NEWEST_FRAME_VERSION=2 -DTRANSPORT_NEWEST_VERSION=1 -DSNAPSHOT_NEWEST_VERSION=1' ])
 	{
 		my $output = '';
 		IPC::Run::run($command, '<', '/dev/null', '>&', \$output) or die "@$command failed: $output\n";
