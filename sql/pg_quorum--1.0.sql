@@ -147,7 +147,17 @@ COMMENT ON FUNCTION quorum.log_state(bigint)
 CREATE PROCEDURE quorum.send_tables(protocol_version int, cluster_id text)
 	AS 'MODULE_PATHNAME', 'quorum_send_tables' LANGUAGE C;
 COMMENT ON PROCEDURE quorum.send_tables(int, text)
-	IS 'internal: another node calls it to copy all replicated tables as they are under one snapshot';
+	IS 'internal: another node calls it to copy all replicated tables as they are under one snapshot: version 1 with their rows, version 2 without';
+
+CREATE PROCEDURE quorum.send_sums(table_id bigint, bucket_count int)
+	AS 'MODULE_PATHNAME', 'quorum_send_sums' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.send_sums(bigint, int)
+	IS 'internal: after send_tables(2, ...) in the same transaction: rows and sums of hashes of each bucket of a table';
+
+CREATE PROCEDURE quorum.send_rows(table_id bigint, bucket_count int, buckets bytea)
+	AS 'MODULE_PATHNAME', 'quorum_send_rows' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.send_rows(bigint, int, bytea)
+	IS 'internal: after send_tables(2, ...) in the same transaction: the rows of some buckets of a table, of all if there are 0 buckets, and its sequences';
 
 CREATE FUNCTION quorum.instance_id() RETURNS text
 	AS 'MODULE_PATHNAME', 'quorum_instance_id' LANGUAGE C STABLE;
@@ -357,10 +367,10 @@ CREATE FUNCTION quorum.create_cluster(node_name text, conninfo text) RETURNS voi
 COMMENT ON FUNCTION quorum.create_cluster(text, text)
 	IS 'makes this instance the first node of a new cluster; conninfo is how the other nodes will reach it';
 
-CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text, as_voter bool DEFAULT true) RETURNS void
+CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text, as_voter bool DEFAULT true, keep_rows bool DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_join_cluster' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.join_cluster(text, text, text, bool)
-	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes, or, if it is not to, follows as a learner';
+COMMENT ON FUNCTION quorum.join_cluster(text, text, text, bool, bool)
+	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes, or, if it is not to, follows as a learner; keep_rows takes tables here that hold rows: those that the cluster has are kept, all others are deleted';
 
 CREATE FUNCTION quorum.remove_node(node_name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_remove_node' LANGUAGE C VOLATILE STRICT;
@@ -500,8 +510,8 @@ COMMENT ON FUNCTION quorum.last_conflicts() IS 'internal: beneath the view quoru
 
 CREATE FUNCTION quorum.node_snapshot(OUT phase text, OUT donor_name text, OUT snapshot_index bigint,
 									 OUT schema_name text, OUT table_name text, OUT tables_done int, OUT tables_total int,
-									 OUT rows_copied bigint, OUT bytes_received bigint, OUT bytes_estimated bigint,
-									 OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz)
+									 OUT rows_copied bigint, OUT rows_kept bigint, OUT rows_deleted bigint,
+									 OUT bytes_received bigint, OUT bytes_estimated bigint, OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'quorum_node_snapshot' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION quorum.node_snapshot() IS 'internal: beneath the view quorum.snapshot_progress';
@@ -620,12 +630,12 @@ COMMENT ON COLUMN quorum.token_memory.forgotten_early IS 'how many were forgotte
 
 CREATE VIEW quorum.snapshot_progress AS
 	SELECT phase, donor_name, snapshot_index, schema_name, table_name, tables_done, tables_total,
-		   rows_copied, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
+		   rows_copied, rows_kept, rows_deleted, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
 	FROM quorum.node_snapshot();
 COMMENT ON VIEW quorum.snapshot_progress
 	IS 'how far this node has come in copying the replicated tables from another one; no row if it has not had to since the server was started';
 COMMENT ON COLUMN quorum.snapshot_progress.phase
-	IS 'connecting, receiving log state, preparing tables, copying rows, building indexes, committing, waiting to retry, or done';
+	IS 'connecting, receiving log state, preparing tables, comparing rows, copying rows, building indexes, committing, waiting to retry, or done';
 COMMENT ON COLUMN quorum.snapshot_progress.donor_name IS 'node whose tables are copied';
 COMMENT ON COLUMN quorum.snapshot_progress.snapshot_index IS 'they are copied as they were at this log index; NULL: not known yet';
 COMMENT ON COLUMN quorum.snapshot_progress.schema_name IS 'schema of the table that it is at; NULL between tables';
@@ -633,6 +643,8 @@ COMMENT ON COLUMN quorum.snapshot_progress.table_name IS 'table that it is at; N
 COMMENT ON COLUMN quorum.snapshot_progress.tables_done IS 'tables that are copied';
 COMMENT ON COLUMN quorum.snapshot_progress.tables_total IS 'tables that there are';
 COMMENT ON COLUMN quorum.snapshot_progress.rows_copied IS 'rows that are copied';
+COMMENT ON COLUMN quorum.snapshot_progress.rows_kept IS 'rows of this node that were found to be the same as the donor''s, and stay';
+COMMENT ON COLUMN quorum.snapshot_progress.rows_deleted IS 'rows of this node that the donor has not, or not so; those of tables that are emptied first are not counted';
 COMMENT ON COLUMN quorum.snapshot_progress.bytes_received IS 'bytes that came from the donor';
 COMMENT ON COLUMN quorum.snapshot_progress.bytes_estimated IS 'size of the tables on the donor, which is of the same order as the bytes that will come';
 COMMENT ON COLUMN quorum.snapshot_progress.failed_attempts IS 'attempts that failed before this one; see last_error in quorum.status';
@@ -680,7 +692,7 @@ GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.no
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, quorum.replicated_table, quorum.table_check, quorum.check_result,
 	quorum.table_health TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.verify(regclass, interval), quorum.diverging_keys(regclass), quorum.repair(regclass) TO quorum_admin;
-GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool),
+GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool, bool),
 	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.force_new_cluster(bool), quorum.transfer_leadership(text),
 	quorum.request_membership(text, text, text, bool), quorum.request_removal(int), quorum.request_transfer(int), quorum.replicate(regclass), quorum.unreplicate(regclass),
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
@@ -690,7 +702,8 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
  * What an admin asked another node for comes over the connection strings of the members.  It gives quorum_peer nothing that it did not have: whoever
  * may send consensus messages is trusted with the members, and with who leads.
  */
-GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text), quorum.send_tables(int, text) TO quorum_peer;
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text), quorum.send_tables(int, text),
+	quorum.send_sums(bigint, int), quorum.send_rows(bigint, int, bytea) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
 	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),

@@ -88,12 +88,12 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node was left behind by the cluster: the transaction was not committed"),
 				 errdetail_internal("%s", shmem_last_error()),
-				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows and can join again.")));
+				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows and can join again, with keep_rows => true.")));
 	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node was removed from the cluster: the transaction was not committed"),
-				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows and can join again.")));
+				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows and can join again, with keep_rows => true.")));
 	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),

@@ -99,7 +99,8 @@ report_no_base(const char *detail)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("this node cannot start with what is left of its log"),
 			 errdetail("%s", detail),
-			 errhint("Rejoin this node as a new one.")));
+			 errhint("Let it join as a new node: quorum.remove_node() for it on a member, and here quorum.leave_cluster(force => true) and "
+					 "quorum.join_cluster(..., keep_rows => true).")));
 }
 
 /* Certification's memory goes over to the delivery. */

@@ -57,6 +57,7 @@ shmem_startup(void)
 		pg_atomic_init_u64(&QuorumShmem->log_state_last_applied, 0);
 		pg_atomic_init_u32(&QuorumShmem->log_state_wanted, LOG_STATE_NOT_WANTED);
 		pg_atomic_init_u64(&QuorumShmem->snapshot_needed, 0);
+		pg_atomic_init_u64(&QuorumShmem->rows_to_keep_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->consensus_restart_wanted, 0);
 		pg_atomic_init_u64(&QuorumShmem->accepted_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);

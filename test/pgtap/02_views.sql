@@ -28,7 +28,7 @@ SELECT is(pg_temp.shape_of('quorum.log'),
 	'conflict_index bigint', 'quorum.log');
 SELECT is(pg_temp.shape_of('quorum.snapshot_progress'),
 	'phase text, donor_name text, snapshot_index bigint, schema_name text, table_name text, tables_done integer, tables_total integer, '
-	'rows_copied bigint, bytes_received bigint, bytes_estimated bigint, failed_attempts integer, started_at timestamp with time zone, '
+	'rows_copied bigint, rows_kept bigint, rows_deleted bigint, bytes_received bigint, bytes_estimated bigint, failed_attempts integer, started_at timestamp with time zone, '
 	'phase_since timestamp with time zone', 'quorum.snapshot_progress');
 SELECT is(pg_temp.shape_of('quorum.position'), 'one boolean, applied_index bigint', 'quorum.position');
 SELECT is(pg_temp.shape_of('quorum.replicated_table'),

@@ -24,7 +24,7 @@ SELECT is_empty(
 SELECT schema_privs_are('quorum', 'tap_nobody', ARRAY['USAGE'], 'PUBLIC may not create anything in the schema');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_peer')$$,
 	ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'node_token_memory', 'wait_for', 'last_commit_index', 'outcome', 'peer_stream', 'check_replicate', 'table_shape', 'instance_id',
-		  'request_removal', 'request_transfer', 'log_state', 'token_samples', 'send_tables', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows'],
+		  'request_removal', 'request_transfer', 'log_state', 'token_samples', 'send_tables', 'send_sums', 'send_rows', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows'],
 	'quorum_peer streams and checks, and passes on to the leader what an admin asked another node for');
 SELECT set_eq($$SELECT pg_temp.readable_by('quorum_peer')$$, ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress', 'token_memory'],
 	'quorum_peer reads what PUBLIC reads');

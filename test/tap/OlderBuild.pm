@@ -35,7 +35,7 @@ sub new
 	my ($class, %options) = @_;
 	my $frame_version = $options{frame_version} || 2;
 	return bless { folder => _build($options{macros}) }, $class if $options{macros};
-	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build("-DPAXOS_NEWEST_FRAME_VERSION=$frame_version -DTRANSPORT_NEWEST_VERSION=" . ($frame_version - 1)) }, $class;
+	return bless { folder => $ENV{QUORUM_OLDER_BUILD} || _build("-DPAXOS_NEWEST_FRAME_VERSION=$frame_version -DTRANSPORT_NEWEST_VERSION=" . ($frame_version - 1) . " -DSNAPSHOT_NEWEST_VERSION=1") }, $class;
 }
 
 sub _build
