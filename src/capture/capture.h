@@ -74,6 +74,16 @@ extern void gate_put_fence_of_nothing(void);
 /* capture/token_promise.c: raises unless it may be promised that the transaction's quorum.token, if it has one, takes effect only once. */
 extern void token_promise_check(void);
 
+/* After that: the highest base that keeps the promise; the index behind which attempts with the token stand (PG_UINT64_MAX: nothing is said of that). */
+extern uint64 token_promise_highest_base(void);
+extern uint64 token_promise_after_index(void);
+
+/* It was rejected, so that its client will try again: raises if the next attempt could not tell whether there was an earlier one. */
+extern void token_promise_check_rejected(void);
+
+/* At the end of the transaction. */
+extern void token_promise_forget(void);
+
 /*
  * On the leader: proposes a change of the members, and waits until its configuration entry is chosen and passed here; returns its index.  0: another
  * change came first, after which this one is impossible (name in use, too many members, gone already, the last voter); the status tells.

@@ -159,15 +159,11 @@ token_text(void)
 	return commit_token_text(&token);
 }
 
-/* A token of our own tells itself behind which index its entry is to be looked for. */
+/* A token of our own tells itself behind which index its entry is to be looked for.  Of a client's this attempt may be a retry. */
 static uint64
 token_after_index(void)
 {
-	uint64		stated = config_token_after_index();
-
-	if (quorum_token[0] == '\0')
-		return 0;
-	return stated != 0 ? Min(stated, gate.after_index) : gate.after_index;
+	return quorum_token[0] == '\0' ? 0 : Min(token_promise_after_index(), gate.after_index);
 }
 
 static void
@@ -502,6 +498,7 @@ at_commit(void)
 		leave();
 	}
 	capture_reset();
+	token_promise_forget();
 	doom_forget();
 }
 
@@ -515,6 +512,7 @@ at_abort(void)
 	forget_slot();
 	position_at_abort();
 	capture_reset();
+	token_promise_forget();
 	doom_forget();
 }
 
@@ -614,14 +612,14 @@ gate_propose_check(char *payload, Size length)
 	return submit_and_wait(PROPOSAL_DETACHED, payload, length, check_is_settled).log_index;
 }
 
-/* A rejection is an answer too. */
+/* A rejection is an answer too, but only the log's: one that was taken out of the queue, or that came too late to count, fences nothing. */
 static bool
 fence_is_settled(void)
 {
 	ProposalOutcome outcome;
 
 	proposal_poll(gate.slot, &outcome);
-	return outcome.state == PROPOSAL_REJECTED || detached_is_settled();
+	return (outcome.state == PROPOSAL_REJECTED && outcome.verdict.reason != CERTIFIER_APPLY) || detached_is_settled();
 }
 
 static void
@@ -639,8 +637,11 @@ gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 	ProposalOutcome outcome;
 
 	token_memory_check_room(true);
+	token_memory_take_fence();
 	encode_fence(&payload, token);
 	outcome = propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, fence_is_settled);
+	if (outcome.state == PROPOSAL_REJECTED)
+		token_memory_give_back_fence();
 	*verdict = outcome.verdict;
 	return outcome.log_index;
 }

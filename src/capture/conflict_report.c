@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "capture/certified_keys.h"
+#include "capture/capture.h"
 #include "capture/conflict_report.h"
 #include "config.h"
 #include "shared/chosen_log.h"
@@ -156,6 +157,8 @@ conflict_report(uint64 log_index, const CertifierVerdict *verdict)
 {
 	unsigned long long index = verdict->conflict_index;
 
+	if (verdict->reason == CERTIFIER_CONFLICT || verdict->reason == CERTIFIER_TOO_OLD || verdict->reason == CERTIFIER_APPLY)
+		token_promise_check_rejected();
 	switch (verdict->reason)
 	{
 		case CERTIFIER_CONFLICT:
@@ -165,9 +168,7 @@ conflict_report(uint64 log_index, const CertifierVerdict *verdict)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not commit: the transaction took too long"),
-					 quorum_token[0] == '\0' ?
-					 errdetail("Its locks are older than log index %llu, before which changes are not remembered one by one.", index) :
-					 errdetail("Its locks, or the first attempt with its token, may be older than log index %llu, before which changes and tokens are not remembered one by one.", index),
+					 errdetail("Its locks are older than log index %llu, before which changes are not remembered one by one.", index),
 					 errhint("Retry the transaction, and keep it short.")));
 			break;
 		case CERTIFIER_TOKEN_COMMITTED:

@@ -3,30 +3,74 @@
  *	  Before a transaction with a token of its client's is proposed: may one promise that the token takes effect only once?  Process: client backend.
  *
  * The log keeps the promise (shared/certifier.h, shared/token_memory.h) for as long as it remembers.  Must never let a transaction be proposed that may be a
- * retry of one that is forgotten, as far as its client says when the first attempt was, or that would make the log forget others too early.
+ * retry of one that is forgotten, as far as its client says when the first attempt was, or that would make the log forget others too early.  Nor invite
+ * its client to try once more with a token of which the next attempt would know less than this one.
  *
  * Locks: none but those of the transaction.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "utils/timestamp.h"
+
 #include "capture/capture.h"
 #include "config.h"
+#include "shared/proposal_queue.h"
 #include "shared/token_memory.h"
 
-static void
-check_first_attempt(void)
-{
-	uint64		after_index = config_token_after_index();
-	uint64		floor = token_memory_floor();
+/* Of the transaction that is being committed; else as below. */
+static bool is_stated = false;	/* by its client, behind which index the first attempt stands */
+static uint64 first_after_index = PG_UINT64_MAX;	/* that, or what follows from quorum.token_retention_age; PG_UINT64_MAX: nothing is promised */
 
-	if (after_index == 0 || after_index >= floor)
-		return;
+/* The attempt counts as made when its transaction began. */
+static uint64
+retained_from(void)
+{
+	long		under_way_ms = TimestampDifferenceMilliseconds(GetCurrentTransactionStartTimestamp(), GetCurrentTimestamp());
+
+	return token_memory_retained_from((uint64) Max(under_way_ms, 0));
+}
+
+/*
+ * An index that is not chosen here yet need not be wrong, if another node told it.  But nothing follows from it: what this node has applied, and so the
+ * transaction's base, is below it anyway.
+ */
+static void
+find_first_attempt(void)
+{
+	uint64		stated = config_token_after_index();
+
+	is_stated = stated != 0 && stated <= turn_chosen_index();
+	if (is_stated)
+		first_after_index = stated;
+	else
+		first_after_index = quorum_token_retention_age_s != 0 ? retained_from() : PG_UINT64_MAX;
+}
+
+static void pg_attribute_noreturn()
+report_forgotten(uint64 remembered_after)
+{
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("whether a transaction with the token \"%s\" has been committed is no longer known", quorum_token),
 			 errdetail("Tokens are remembered from log index " UINT64_FORMAT " on; the first attempt may stand before that, behind index " UINT64_FORMAT
-					   ". This one was not committed.", floor + 1, after_index),
+					   ". This one was not committed.", remembered_after + 1, first_after_index),
 			 errhint("Look into the tables for what the transaction was to change. If it has to be done, use another token.")));
+}
+
+/*
+ * A base that is low enough for the token must not be too low for the keys.  If the client says how low, it is told; else the promise is one for as long as
+ * the transaction is not under way for longer than the memory holds: see token_promise_highest_base.
+ */
+static void
+check_first_attempt(void)
+{
+	uint64		remembered_after = token_memory_floor();
+
+	if (is_stated)
+		remembered_after = Max(remembered_after, token_memory_key_quarter());
+	if (first_after_index < remembered_after)
+		report_forgotten(remembered_after);
 }
 
 /*
@@ -38,8 +82,38 @@ token_promise_check(void)
 {
 	if (quorum_token[0] == '\0')
 		return;
-	check_first_attempt();
 	token_memory_check_room(false);
+	find_first_attempt();
+	check_first_attempt();
 	if (token_memory_needs_fence())
 		gate_put_fence_of_nothing();
+}
+
+/* Much that is written within quorum.token_retention_age must not keep all transactions with a token from being committed. */
+uint64
+token_promise_highest_base(void)
+{
+	if (quorum_token[0] == '\0')
+		return PG_UINT64_MAX;
+	return is_stated ? first_after_index : Max(first_after_index, token_memory_key_middle());
+}
+
+uint64
+token_promise_after_index(void)
+{
+	return first_after_index;
+}
+
+void
+token_promise_check_rejected(void)
+{
+	if (quorum_token[0] != '\0' && first_after_index < token_memory_floor())
+		report_forgotten(token_memory_floor());
+}
+
+void
+token_promise_forget(void)
+{
+	is_stated = false;
+	first_after_index = PG_UINT64_MAX;
 }

@@ -147,6 +147,17 @@ fence_proposal(const ProposalToken *token, uint64 hash)
 	return outcome;
 }
 
+/* From such an index would follow that nothing is forgotten. */
+static void
+report_no_index(uint64 after_index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("log index " UINT64_FORMAT " was not chosen before the transaction was tried", after_index),
+			 errdetail("The log has not come to it yet."),
+			 errhint("Errors with SQLSTATE 08007 tell the index; or note chosen_index of quorum.status before the first attempt.")));
+}
+
 /*
  * Certification remembers what a client's token was committed with; a transaction that was rejected leaves no trace of it.  That the token was fenced before
  * does not tell more: it may have been committed and forgotten before that.  The floor is at least what it was at the fence's verdict.
@@ -156,8 +167,10 @@ fence_client_token(uint64 hash, uint64 after_index)
 {
 	CertifierVerdict verdict;
 	Outcome		outcome = {.is_known = true};
+	uint64		fence_index = gate_propose_fence(hash, &verdict);
 
-	(void) gate_propose_fence(hash, &verdict);
+	if (after_index >= fence_index)
+		report_no_index(after_index);
 	outcome.is_committed = verdict.reason == CERTIFIER_TOKEN_COMMITTED;
 	if (outcome.is_committed)
 		outcome.log_index = verdict.conflict_index;

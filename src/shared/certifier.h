@@ -23,7 +23,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifndef CERTIFIER_KEY_CAPACITY
 #define CERTIFIER_KEY_CAPACITY (1u << 20)	/* the cluster's; tests use less */
+#endif
 #ifndef CERTIFIER_TOKEN_CAPACITY
 #define CERTIFIER_TOKEN_CAPACITY (1u << 18)	/* tokens that clients chose, and fences */
 #endif

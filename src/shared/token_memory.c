@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/fd.h"
 #include "storage/lwlock.h"
@@ -38,6 +39,7 @@
 #define AGES_SAMPLE_BYTES 24
 #define AGES_MAX_BYTES (AGES_HEAD_BYTES + TOKEN_AGES_SAMPLES * AGES_SAMPLE_BYTES + 4)
 #define WARNING_INTERVAL_MS 60000
+#define FENCE_ROLES 256			/* by what is left when a role's OID is divided by it */
 
 typedef struct TokenMemory
 {
@@ -49,11 +51,13 @@ typedef struct TokenMemory
 	uint64		saved_generation;
 	uint64		saved_clock_ms;
 	TokenAges	ages;
+	int64		fences_until_us[FENCE_ROLES];	/* when all fences that a role put from here will have counted long enough, by monotonic_ms */
 
 	/* the consensus worker writes them */
 	pg_atomic_uint64 put_count;
 	pg_atomic_uint64 floor;
 	pg_atomic_uint64 key_middle;	/* half of certification's memory for keys is newer than this index; 0: that much was never put */
+	pg_atomic_uint64 key_quarter;	/* three quarters of it are */
 	pg_atomic_uint64 forgotten_early;
 	pg_atomic_uint32 has_fences;
 } TokenMemory;
@@ -79,6 +83,7 @@ token_memory_shmem_startup(void)
 	pg_atomic_init_u64(&memory->put_count, 0);
 	pg_atomic_init_u64(&memory->floor, 0);
 	pg_atomic_init_u64(&memory->key_middle, 0);
+	pg_atomic_init_u64(&memory->key_quarter, 0);
 	pg_atomic_init_u64(&memory->forgotten_early, 0);
 	pg_atomic_init_u32(&memory->has_fences, 0);
 }
@@ -137,6 +142,46 @@ token_memory_check_room(bool for_fence)
 					 "See quorum.token_memory.")));
 }
 
+/* Each fence counts for its share of the time. */
+static int64
+fence_share_us(void)
+{
+	return (int64) quorum_token_retention_age_s * USECS_PER_SEC / TOKEN_MEMORY_FENCES;
+}
+
+void
+token_memory_take_fence(void)
+{
+	int64	   *until_us = &memory->fences_until_us[GetSessionUserId() % FENCE_ROLES];
+	int64		now_us = monotonic_ms() * 1000;
+	bool		is_taken;
+
+	if (quorum_token_retention_age_s == 0)
+		return;
+	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	*until_us = Max(*until_us, now_us);
+	is_taken = *until_us + fence_share_us() <= now_us + quorum_token_retention_age_s * USECS_PER_SEC;
+	if (is_taken)
+		*until_us += fence_share_us();
+	LWLockRelease(memory->lock);
+	if (is_taken)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many outcomes of transactions were asked for"),
+			 errdetail("To give up one that is not known takes the room of a token. For one user this node does so at most %u times within %d s.",
+					   TOKEN_MEMORY_FENCES, quorum_token_retention_age_s),
+			 errhint("Nothing was proposed. Retry later, or ask another node.")));
+}
+
+void
+token_memory_give_back_fence(void)
+{
+	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	memory->fences_until_us[GetSessionUserId() % FENCE_ROLES] -= fence_share_us();
+	LWLockRelease(memory->lock);
+}
+
 uint64
 token_memory_floor(void)
 {
@@ -149,28 +194,29 @@ token_memory_needs_fence(void)
 	return pg_atomic_read_u32(&memory->has_fences) == 0 && pg_atomic_read_u64(&memory->put_count) >= CERTIFIER_TOKEN_CAPACITY / 2;
 }
 
-/* The log index before which no attempt stands that is at most quorum.token_retention_age old. */
-static uint64
-index_of_retention_age(void)
+uint64
+token_memory_retained_from(uint64 more_ms)
 {
 	const TokenSample *sample;
 	uint64		index;
 
 	LWLockAcquire(memory->lock, LW_SHARED);
-	sample = token_ages_newest_of_age(&memory->ages, clock_ms(), retention_age_ms());
+	sample = token_ages_newest_of_age(&memory->ages, clock_ms(), retention_age_ms() + more_ms);
 	index = sample != NULL ? sample->index : 0;
 	LWLockRelease(memory->lock);
 	return index;
 }
 
 uint64
-token_memory_highest_base(uint64 after_index)
+token_memory_key_middle(void)
 {
-	if (after_index == 0 && quorum_token_retention_age_s == 0)
-		return PG_UINT64_MAX;
-	if (after_index == 0)
-		after_index = index_of_retention_age();
-	return Max(after_index, pg_atomic_read_u64(&memory->key_middle));
+	return pg_atomic_read_u64(&memory->key_middle);
+}
+
+uint64
+token_memory_key_quarter(void)
+{
+	return pg_atomic_read_u64(&memory->key_quarter);
 }
 
 void
@@ -228,17 +274,27 @@ count_forgotten_early(uint64 old_put_count, uint64 put_count)
 			 errhint("Do all members run this version, with the same quorum.token_retention_age? See quorum.token_memory.")));
 }
 
+/* The index of which so many keys are as new, or newer. */
 static uint64
-key_middle_of(const Certifier *certifier)
+index_of_newest_keys(const Certifier *certifier, uint32 newest)
 {
 	uint32		count = certifier_recent_count(&certifier->keys);
 	uint64		key,
 				index;
 
-	if (count < certifier->keys.capacity / 2)
+	if (count < newest)
 		return 0;
-	certifier_recent_get(&certifier->keys, count - certifier->keys.capacity / 2, &key, &index);
+	certifier_recent_get(&certifier->keys, count - newest, &key, &index);
 	return index;
+}
+
+static void
+publish_keys(const Certifier *certifier)
+{
+	uint32		quarter = certifier->keys.capacity / 4;
+
+	pg_atomic_write_u64(&memory->key_middle, index_of_newest_keys(certifier, 2 * quarter));
+	pg_atomic_write_u64(&memory->key_quarter, index_of_newest_keys(certifier, 3 * quarter));
 }
 
 /* The floor never falls: somebody may hold a verdict that is newer than the log as a worker that was started anew knows it. */
@@ -256,7 +312,7 @@ token_memory_note(const Certifier *certifier, uint64 index)
 {
 	uint64		old_put_count = pg_atomic_read_u64(&memory->put_count);
 
-	pg_atomic_write_u64(&memory->key_middle, key_middle_of(certifier));
+	publish_keys(certifier);
 	if (certifier->tokens.put_count == old_put_count)
 		return;
 	count_forgotten_early(old_put_count, certifier->tokens.put_count);
@@ -269,7 +325,7 @@ token_memory_restored(const Certifier *certifier, uint64 index)
 	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
 	token_ages_drop_behind(&memory->ages, certifier->tokens.put_count, index);
 	LWLockRelease(memory->lock);
-	pg_atomic_write_u64(&memory->key_middle, key_middle_of(certifier));
+	publish_keys(certifier);
 	publish(certifier, index);
 }
 

@@ -28,6 +28,7 @@
 #include "shared/token_ages.h"
 
 #define TOKEN_MEMORY_RESERVE (CERTIFIER_TOKEN_CAPACITY / 4)	/* for what all nodes may have on their way: 16 times a full queue and a quarter of a window */
+#define TOKEN_MEMORY_FENCES (CERTIFIER_TOKEN_CAPACITY / 32)	/* so many may a role put from one node within quorum.token_retention_age: anybody may ask */
 #define TOKEN_MEMORY_SAVE_INTERVAL_MS 10000
 
 extern Size token_memory_shmem_size(void);
@@ -38,6 +39,13 @@ extern void token_memory_shmem_startup(void);
 /* 53400 if a token, or a fence, cannot be proposed now.  Fences may use half of what is kept free: they tell what became of others. */
 extern void token_memory_check_room(bool for_fence);
 
+/*
+ * 53400 if the session's user had too many fences put from here lately: else who may only ask could take the room of those who write, or of others who
+ * ask.  Some users share what one may have.
+ */
+extern void token_memory_take_fence(void);
+extern void token_memory_give_back_fence(void);	/* it was not put */
+
 /* Tokens of entries up to here may be forgotten; 0: none is.  Read after the verdict on a fence it is at least what it was at that. */
 extern uint64 token_memory_floor(void);
 
@@ -45,10 +53,14 @@ extern uint64 token_memory_floor(void);
 extern bool token_memory_needs_fence(void);
 
 /*
- * The highest base for a transaction with a token whose first attempt comes behind that index; 0: not stated, it is at most quorum.token_retention_age
- * old.  It is not lower than certification's memory for keys reaches well.
+ * The lowest base with which certification will still find a transaction young enough for its memory of keys, unless much is written meanwhile: half of
+ * the memory is left, or a quarter.
  */
-extern uint64 token_memory_highest_base(uint64 after_index);
+extern uint64 token_memory_key_middle(void);
+extern uint64 token_memory_key_quarter(void);
+
+/* The log index before which nothing stands that is at most so much older than quorum.token_retention_age; 0: none is known. */
+extern uint64 token_memory_retained_from(uint64 more_ms);
 
 typedef struct TokenMemoryStatus
 {

@@ -139,6 +139,29 @@ SKIP:
 	}
 }
 
+# ---- what_was_not_asked_of_the_log_is_no_answer: whoever asks holds a lock that an agreed entry needs, so that the question is taken out of the queue
+{
+	$leader = $cluster->wait_for_leader;
+	($follower, $other) = $cluster->followers;
+	$leader->sql('INSERT INTO t VALUES (20)');
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($follower);
+	$session->run('BEGIN; SELECT * FROM t WHERE id = 20 FOR UPDATE');
+	my ($apply, $consensus) = map { $follower->worker_pid($_) } qw(apply consensus);
+	kill('STOP', $apply);
+	$leader->sql(q{UPDATE t SET v = 'agreed' WHERE id = 20});
+	my $chosen = $leader->status('chosen_index');
+	QuorumCluster::wait_until('the entry to come', sub { $follower->status('chosen_index') >= $chosen });
+	kill('STOP', $consensus);
+	$session->send(q{SELECT outcome FROM quorum.outcome('order 20')});
+	QuorumCluster::wait_until('the question to be queued', sub { $follower->sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $session->backend_pid) eq 'Extension' });
+	kill('CONT', $apply);
+	is($session->outcome, '40001', 'not asked: the transaction is told that it stood in the way') or diag($session->error);
+	kill('CONT', $consensus);
+	$cluster->wait_applied;
+	ok($leader->query(q{BEGIN; SET LOCAL quorum.token = 'order 20'; INSERT INTO t VALUES (21); COMMIT})->{ok}, 'not asked: the token can be used');
+}
+
 # ---- a_token_survives_restarts
 $leader->sql(q{BEGIN; SET LOCAL quorum.token = 'order 8'; INSERT INTO t VALUES (8); COMMIT});
 foreach my $node ($cluster->nodes)

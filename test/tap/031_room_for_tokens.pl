@@ -29,9 +29,25 @@ is($node->sql('SELECT count(*) FROM t WHERE v = $$filler$$'), '767', 'what was r
 is(outcome('filler 1'), 'committed', 'what became of a token is told while there is no room for more');
 my $first_index = $node->sql("SELECT log_index FROM quorum.outcome('filler 1')");
 is(outcome('never used'), 'rejected', 'of one that was not used too');
-my $asked = $node->query(join("\n", map { "SELECT outcome FROM quorum.outcome('never $_');" } 1 .. 500));
+$node->sql("CREATE ROLE asker$_") foreach 1 .. 4;
+sub ask
+{
+	my ($role) = @_;
+	return $node->query(join("\n", "SET SESSION AUTHORIZATION $role;", map { "SELECT outcome FROM quorum.outcome('never by $role $_');" } 1 .. 500));
+}
+my $asked;
+foreach my $role (map { "asker$_" } 1 .. 3)
+{
+	$asked = ask($role);
+	is(scalar(split(/\n/, $asked->{rows})), 32, "so much room $role takes by asking");
+	is($asked->{sqlstate}, '53400', 'and not more');
+}
+like($asked->{stderr}, qr/For one user .* at most 32 times within 3600 s/, 'and is told so');
+is(outcome('filler 2'), 'committed', 'which does not keep others from asking');
+$asked = ask('asker4');
 is($asked->{sqlstate}, '53400', 'but fences do not displace tokens either');
-is(scalar(split(/\n/, $asked->{rows})), 127, 'after so many of them');
+like($asked->{stderr}, qr/known for less than 3600 s/, 'which is told as for tokens');
+is(scalar(split(/\n/, $asked->{rows})), 31, 'after so many of them');
 is(TokenLoad::memory($node, 'remembered || $$ $$ || coalesce(forgotten_up_to_index, 0)'), '896 0', 'nothing was forgotten');
 
 # ---- a_token_that_is_old_enough_makes_room

@@ -5,7 +5,7 @@ TokenLoad - nodes that remember 1024 tokens, and transactions that fill that up
 
 =head1 SYNOPSIS
 
-  my $cluster = TokenLoad::cluster(nodes => 3, conf => ...);   # with a table t (id int PRIMARY KEY, v text)
+  my $cluster = TokenLoad::cluster(nodes => 3, conf => ...);   # with a table t (id int PRIMARY KEY, v text); key_capacity => 2048: and so many keys
   my $result = TokenLoad::put($node, 1, 700);   # tokens 'filler 1' to 'filler 700'; like QuorumNode::query
   TokenLoad::set($node, 'quorum.token_retention_age', '1h');
   my $remembered = TokenLoad::memory($node, 'remembered');     # of quorum.token_memory
@@ -23,7 +23,8 @@ use QuorumCluster;
 sub cluster
 {
 	my (%options) = @_;
-	my $build = OlderBuild->new(macros => '-DCERTIFIER_TOKEN_CAPACITY=1024u');
+	my $key_capacity = delete $options{key_capacity};
+	my $build = OlderBuild->new(macros => '-DCERTIFIER_TOKEN_CAPACITY=1024u' . ($key_capacity ? " -DCERTIFIER_KEY_CAPACITY=${key_capacity}u" : ''));
 	my $cluster = QuorumCluster->new(%options, form => 0);
 	foreach my $node ($cluster->nodes)
 	{

@@ -1,0 +1,108 @@
+# A token keeps what is promised where much is written: the memory for keys is passed through sooner than that for tokens, so the log finds an attempt young
+# enough by its keys of which an earlier one is forgotten.  Nor is a client invited to try again what may have been done.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Utils;
+use QuorumCluster;
+use TokenLoad;
+use WaitingSession;
+use Test::More;
+
+QuorumCluster->skip_all_without_namespaces;
+
+# 1024 tokens; 2048 pairs of key and mode, two for each row that is inserted.  A node whose messages are lost must believe for a while that all is well.
+my $cluster = TokenLoad::cluster(
+	nodes => 3,
+	namespaces => 1,
+	key_capacity => 2048,
+	conf => "quorum.heartbeat_interval = '400ms'\nquorum.election_timeout = '1500ms'\nquorum.commit_timeout = 0\n"
+	  . "quorum.token_retention_age = 0");
+my $leader = $cluster->wait_for_leader;
+my ($follower, $other) = $cluster->followers;
+
+sub first { my ($token, $id) = @_; $leader->sql(TokenLoad::transaction($token, $id, 'first')); return $leader->sql("SELECT log_index - 1 FROM quorum.outcome('$token')"); }
+
+sub begin { my ($token, $after_index) = @_; return "BEGIN; SET LOCAL quorum.token_after_index = '$after_index'; SET LOCAL quorum.token = '$token'"; }
+
+sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM t WHERE id < 10') } $cluster->nodes; }
+
+# ---- the_hint_of_a_retry_is_not_that_of_a_first_attempt: behind the index that it names the token's first attempt can stand
+{
+	TokenLoad::set($follower, 'quorum.token_retention_age', '1h');
+	my $after_index = first('hint', 18);
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($follower);
+	$session->run(q{BEGIN; SET LOCAL quorum.token = 'hint'; INSERT INTO t VALUES (19)});
+	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$session->send('COMMIT');
+	$session->wait_until_waiting;
+	$follower->sql('SELECT pg_cancel_backend(' . $session->backend_pid . ')');
+	is($session->outcome, '08007', 'nobody knows') or diag($session->error);
+	my ($hinted) = $session->error =~ /quorum\.outcome\('hint'(?:, (\d+))?\)/;
+	cmp_ok($hinted // 0, '<=', $after_index, 'the hint is true of the first attempt');
+	$cluster->heal;
+	$leader = $cluster->wait_for_leader;
+	($follower, $other) = $cluster->followers;
+	TokenLoad::set($_, 'quorum.token_retention_age', '0') foreach $cluster->nodes;
+	$cluster->wait_applied;
+}
+
+# ---- a_retry_that_says_since_when_is_not_believed_younger: the first attempt is forgotten between the retry and its verdict
+{
+	my $after_index = first('stated', 1);
+	ok(TokenLoad::put($leader, 1, 700)->{ok}, 'others write so much that half of the memory for keys is younger');
+	$cluster->wait_applied;
+	my $session = WaitingSession->new($follower);
+	$session->run(begin('stated', $after_index) . "; INSERT INTO t VALUES (2, 'late')");
+	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$session->send('COMMIT');
+	$session->wait_until_waiting;
+	ok(TokenLoad::put($leader, 701, 1040)->{ok}, 'and go on until the first attempt is forgotten');
+	cmp_ok(TokenLoad::memory($leader, 'forgotten_up_to_index'), '>', $after_index, 'it is');
+	$cluster->heal;
+	is($session->outcome, '55000', 'the retry takes no effect, nor is its client invited to retry') or diag($session->error);
+	like($session->error, qr/is no longer known.*This one was not committed/s, 'and is told why');
+	$cluster->wait_for_leader;
+	$cluster->wait_applied;
+	is_deeply([ rows() ], [ ('1') x 3 ], 'the token has taken effect once');
+}
+
+# ---- a_retry_that_says_since_when_is_refused_if_the_keys_do_not_reach_back: while the token itself is remembered
+{
+	$leader = $cluster->wait_for_leader;
+	my $after_index = first('reach', 3);
+	ok(TokenLoad::put($leader, 2001, 2800)->{ok}, 'others write much');
+	is($leader->sql("SELECT outcome FROM quorum.outcome('reach')"), 'committed', 'the first attempt is remembered');
+	is($leader->query(begin('reach', $after_index) . q{; INSERT INTO t VALUES (4); COMMIT})->{sqlstate}, '55000', 'a retry is refused all the same');
+	is($leader->query(TokenLoad::transaction('reach', 4, 'x'))->{sqlstate}, '23505', 'one that does not say since when finds it');
+}
+
+# ---- an_index_that_is_not_chosen_yet_means_nothing
+{
+	is($leader->query(q{SELECT * FROM quorum.outcome('stated', 9000000000000000000)})->{sqlstate}, '22023', 'outcome() refuses it');
+	is($leader->sql(q{SELECT outcome FROM quorum.outcome('stated')}), 'unknown', 'what may have been committed is not called rejected');
+	TokenLoad::set($leader, 'quorum.token_retention_age', '1h');
+	is($leader->query(begin('stated', '9000000000000000000') . q{; INSERT INTO t VALUES (5); COMMIT})->{sqlstate}, '53400', 'a transaction is taken for one that says nothing');
+	TokenLoad::set($leader, 'quorum.token_retention_age', '0');
+}
+
+# ---- a_transaction_counts_from_its_begin: it began within the age that is promised, and comes to its COMMIT later
+{
+	TokenLoad::set($leader, 'quorum.token_retention_age', '2s');
+	QuorumCluster::wait_until('room for tokens', sub { TokenLoad::memory($leader, 'has_room') eq 't' });
+	my $session = WaitingSession->new($leader);
+	$session->run(q{BEGIN; SET LOCAL quorum.token = 'from its begin'});
+	my $after_index = first('from its begin', 6);
+	ok(TokenLoad::put($other, 3001, 4040)->{ok}, 'another node has the first attempt forgotten');
+	$cluster->wait_applied;
+	cmp_ok(TokenLoad::memory($leader, 'forgotten_up_to_index'), '>', $after_index, 'it is');
+	QuorumCluster::wait_until('room for tokens', sub { TokenLoad::memory($leader, 'has_room') eq 't' });
+	$session->run(q{INSERT INTO t VALUES (7, 'late')});
+	$session->send('COMMIT');
+	is($session->outcome, '55000', 'the attempt is refused') or diag($session->error);
+	is($leader->sql('SELECT count(*) FROM t WHERE id IN (6, 7)'), '1', 'and takes no effect');
+}
+
+done_testing();
