@@ -249,6 +249,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 		item->payload = copy;
 		item->length = length;
 		item->pid = MyProcPid;
+		item->transaction = MyProc->lxid;
 		item->latch = MyLatch;
 		item->queued_at = now;
 		list_append_queued(slot, false);
@@ -620,6 +621,8 @@ proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 		if (must_cancel)
 			doomed_transactions[backend_id] = *doomed;
 	}
+	else if (proposal_queue->slots[slot].transaction != doomed->transaction)
+		;						/* that one is over, and the backend's next one stands in nobody's way */
 	else if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
 	{
 		list_remove_queued(slot);
