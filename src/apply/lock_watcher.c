@@ -43,6 +43,7 @@ describe_doom(DoomedTransaction *doomed, LocalTransactionId transaction)
 
 	memset(doomed, 0, sizeof(DoomedTransaction));
 	doomed->transaction = transaction;
+	doomed->doomed_at = GetCurrentTimestamp();
 	doomed->log_index = turn_applied_index() + 1;
 	if (doomed->log_index > turn_chosen_index())
 		return;					/* it has just been applied */

@@ -21,6 +21,7 @@
 #define PAYLOAD_AREA_BYTES ((Size) 4 * 1024 * 1024) /* in main shared memory; grows by DSM segments … */
 #define PAYLOAD_AREA_LIMIT_BYTES ((Size) 512 * 1024 * 1024)	/* … up to this */
 #define WAIT_FOR_SIGNAL_MS 10
+#define CAUGHT_AFTER_US 1000000	/* no abort takes as long */
 #define LONGEST_WAIT_FOR_SIGNAL_MS 1000
 
 ProposalQueue *proposal_queue = NULL;
@@ -356,7 +357,10 @@ proposal_release(int slot)
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	if (item->kind == PROPOSAL_WRITE_SET && MyProc != NULL)
+	{
 		doomed_transactions[MyBackendId].transaction = MyProc->lxid;
+		doomed_transactions[MyBackendId].is_told = true;
+	}
 	payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
@@ -606,6 +610,15 @@ slot_of_backend(int pid)
 	return NO_SLOT;
 }
 
+/* The caller holds the mutex. */
+static bool
+is_to_be_signalled(const DoomedTransaction *known, const DoomedTransaction *doomed)
+{
+	if (known->transaction != doomed->transaction)
+		return true;
+	return !known->is_told && doomed->doomed_at - known->doomed_at >= CAUGHT_AFTER_US;
+}
+
 bool
 proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 {
@@ -617,9 +630,12 @@ proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 	slot = slot_of_backend(pid);
 	if (slot == NO_SLOT)
 	{
-		must_cancel = doomed_transactions[backend_id].transaction != doomed->transaction;
+		must_cancel = is_to_be_signalled(&doomed_transactions[backend_id], doomed);
 		if (must_cancel)
+		{
 			doomed_transactions[backend_id] = *doomed;
+			doomed_transactions[backend_id].is_told = true;
+		}
 	}
 	else if (proposal_queue->slots[slot].transaction != doomed->transaction)
 		;						/* that one is over, and the backend's next one stands in nobody's way */
