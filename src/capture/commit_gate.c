@@ -597,14 +597,17 @@ gate_propose_check(char *payload, Size length)
 	return submit_and_wait(PROPOSAL_DETACHED, payload, length, check_is_settled).log_index;
 }
 
-/* A rejection is an answer too. */
+/*
+ * A rejection by the log is an answer too.  But not that this transaction stands in the way, for then the fence was never proposed; nor that the log has the
+ * fence by another index, for what was found there is not known here.
+ */
 static bool
 fence_is_settled(void)
 {
 	ProposalOutcome outcome;
 
 	proposal_poll(gate.slot, &outcome);
-	return outcome.state == PROPOSAL_REJECTED || detached_is_settled();
+	return (outcome.state == PROPOSAL_REJECTED && outcome.verdict.reason != CERTIFIER_APPLY) || detached_is_settled();
 }
 
 uint64

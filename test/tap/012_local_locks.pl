@@ -117,6 +117,7 @@ stands_in_the_way(
 	}, 10);
 	kill('CONT', $follower->process_pid(qr/: quorum lock watcher\b/));
 	is($session->outcome, '00000', "$name: the block has caught the error") or diag($session->error);
+	like($session->{output}, qr/^told$/m, "$name: a question that was never proposed has no answer");
 	kill('CONT', $follower->worker_pid('consensus'));
 	my $agreed = eval {
 		QuorumCluster::wait_until('the agreed change', sub {
