@@ -208,11 +208,12 @@ wait_for_signal_of_watcher(void)
 }
 
 static void
-report_not_submitted(bool doomed)
+report_not_submitted(bool doomed, bool awaits_signal)
 {
 	if (doomed)
 	{
-		wait_for_signal_of_watcher();
+		if (awaits_signal)
+			wait_for_signal_of_watcher();
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
@@ -233,12 +234,17 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 {
 	dsa_pointer copy = copy_payload(payload, length);
 	TimestampTz now = GetCurrentTimestamp();
+	DoomedTransaction *own = &doomed_transactions[MyBackendId];
 	bool		doomed;
+	bool		awaits_signal;
 	int			slot;
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	slot = proposal_queue->free_head;
-	doomed = doomed_transactions[MyBackendId].transaction == MyProc->lxid;
+	doomed = own->transaction == MyProc->lxid;
+	awaits_signal = own->is_told;
+	if (doomed && kind == PROPOSAL_WRITE_SET)
+		own->is_told = true;	/* it ends now */
 	if (slot != NO_SLOT && !doomed)
 	{
 		ProposalSlot *item = &proposal_queue->slots[slot];
@@ -260,7 +266,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 	if (slot == NO_SLOT || doomed)
 	{
 		free_payload(copy);
-		report_not_submitted(doomed);
+		report_not_submitted(doomed, awaits_signal);
 	}
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
 	pg_memory_barrier();		/* queued before the flag is read; the worker sets it before it looks into the queue */
