@@ -64,7 +64,9 @@ SELECT quorum.create_cluster('n1', :'own_conninfo');
 SELECT quorum.join_cluster('n2', :'own_conninfo', via => :'own_conninfo');
 
 -- the_leader_refuses_names_and_conninfos_in_use
+\set VERBOSITY terse
 SELECT * FROM quorum.request_membership('n1', 'host=10.0.0.2', '1-1');
+\set VERBOSITY default
 SELECT * FROM quorum.request_membership('n2', :'own_conninfo', '1-1');
 SELECT * FROM quorum.request_membership('N2', 'host=10.0.0.2', '1-1');
 

@@ -147,7 +147,17 @@ COMMENT ON FUNCTION quorum.log_state(bigint)
 CREATE PROCEDURE quorum.send_tables(protocol_version int, cluster_id text)
 	AS 'MODULE_PATHNAME', 'quorum_send_tables' LANGUAGE C;
 COMMENT ON PROCEDURE quorum.send_tables(int, text)
-	IS 'internal: another node calls it to copy all replicated tables as they are under one snapshot';
+	IS 'internal: another node calls it to copy all replicated tables as they are under one snapshot: version 1 with their rows, version 2 without';
+
+CREATE PROCEDURE quorum.send_sums(table_id bigint, bucket_count int)
+	AS 'MODULE_PATHNAME', 'quorum_send_sums' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.send_sums(bigint, int)
+	IS 'internal: after send_tables(2, ...) in the same transaction: rows and sums of hashes of each bucket of a table';
+
+CREATE PROCEDURE quorum.send_rows(table_id bigint, bucket_count int, buckets bytea)
+	AS 'MODULE_PATHNAME', 'quorum_send_rows' LANGUAGE C;
+COMMENT ON PROCEDURE quorum.send_rows(bigint, int, bytea)
+	IS 'internal: after send_tables(2, ...) in the same transaction: the rows of some buckets of a table, of all if there are 0 buckets, and its sequences';
 
 CREATE FUNCTION quorum.instance_id() RETURNS text
 	AS 'MODULE_PATHNAME', 'quorum_instance_id' LANGUAGE C STABLE;
@@ -357,10 +367,10 @@ CREATE FUNCTION quorum.create_cluster(node_name text, conninfo text) RETURNS voi
 COMMENT ON FUNCTION quorum.create_cluster(text, text)
 	IS 'makes this instance the first node of a new cluster; conninfo is how the other nodes will reach it';
 
-CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text, as_voter bool DEFAULT true) RETURNS void
+CREATE FUNCTION quorum.join_cluster(node_name text, conninfo text, via text, as_voter bool DEFAULT true, keep_rows bool DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_join_cluster' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.join_cluster(text, text, text, bool)
-	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes, or, if it is not to, follows as a learner';
+COMMENT ON FUNCTION quorum.join_cluster(text, text, text, bool, bool)
+	IS 'makes this instance a node of the cluster that via leads to, and returns once it has caught up and votes, or, if it is not to, follows as a learner; keep_rows takes tables here that hold rows: those that the cluster has are kept, all others are deleted';
 
 CREATE FUNCTION quorum.remove_node(node_name text) RETURNS void
 	AS 'MODULE_PATHNAME', 'quorum_remove_node' LANGUAGE C VOLATILE STRICT;
@@ -426,10 +436,10 @@ CREATE FUNCTION quorum.repair(relation regclass, OUT removed_rows bigint, OUT co
 COMMENT ON FUNCTION quorum.repair(regclass)
 	IS 'copies the rows anew in which this node''s quarantined copy of a table differs from the majority''s, and has it checked again';
 
-CREATE FUNCTION quorum.outcome(token text, OUT outcome text, OUT log_index bigint)
-	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION quorum.outcome(text)
-	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on';
+CREATE FUNCTION quorum.outcome(token text, after_index bigint DEFAULT NULL, OUT outcome text, OUT log_index bigint)
+	AS 'MODULE_PATHNAME', 'quorum_outcome' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.outcome(text, bigint)
+	IS 'what became of the transaction with this token: committed, and where in the log, or rejected; if that is open yet, it is rejected from now on; unknown: it may have been committed and forgotten, unless its first attempt came after a later log index';
 
 /* ----------------------------------------------------------------------------------------------------------------
  * Reading what another session has written
@@ -474,6 +484,16 @@ CREATE FUNCTION quorum.node_counters(OUT transactions_committed bigint, OUT tran
 	AS 'MODULE_PATHNAME', 'quorum_node_counters' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION quorum.node_counters() IS 'internal: beneath the view quorum.stats';
 
+CREATE FUNCTION quorum.node_token_memory(OUT capacity bigint, OUT remembered bigint, OUT forgotten_up_to_index bigint,
+										 OUT oldest_age interval, OUT has_room bool, OUT forgotten_early bigint)
+	AS 'MODULE_PATHNAME', 'quorum_node_token_memory' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.node_token_memory() IS 'internal: beneath the view quorum.token_memory';
+
+CREATE FUNCTION quorum.token_samples(OUT put_count bigint, OUT log_index bigint, OUT age_ms bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'quorum_token_samples' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION quorum.token_samples() IS 'internal: a node that copies the tables asks how long the tokens have been known here';
+
 CREATE FUNCTION quorum.log_entries(from_index bigint DEFAULT 1, to_index bigint DEFAULT NULL,
 								   OUT log_index bigint, OUT origin_node text, OUT incarnation bigint, OUT sequence bigint,
 								   OUT kind text, OUT verdict text, OUT bytes bigint, OUT conflict_index bigint)
@@ -490,8 +510,8 @@ COMMENT ON FUNCTION quorum.last_conflicts() IS 'internal: beneath the view quoru
 
 CREATE FUNCTION quorum.node_snapshot(OUT phase text, OUT donor_name text, OUT snapshot_index bigint,
 									 OUT schema_name text, OUT table_name text, OUT tables_done int, OUT tables_total int,
-									 OUT rows_copied bigint, OUT bytes_received bigint, OUT bytes_estimated bigint,
-									 OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz)
+									 OUT rows_copied bigint, OUT rows_kept bigint, OUT rows_deleted bigint,
+									 OUT bytes_received bigint, OUT bytes_estimated bigint, OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'quorum_node_snapshot' LANGUAGE C VOLATILE ROWS 1;
 COMMENT ON FUNCTION quorum.node_snapshot() IS 'internal: beneath the view quorum.snapshot_progress';
@@ -597,14 +617,25 @@ COMMENT ON COLUMN quorum.stats.frames_received IS 'consensus messages received';
 COMMENT ON COLUMN quorum.stats.first_held_index IS 'the log is held from this index on; what is before has been trimmed; 0: not known yet';
 COMMENT ON COLUMN quorum.stats.log_state_index IS 'a restart of the server needs the log after this index only; 0: all of it';
 
+CREATE VIEW quorum.token_memory AS
+	SELECT capacity, remembered, forgotten_up_to_index, oldest_age, has_room, forgotten_early
+	FROM quorum.node_token_memory();
+COMMENT ON VIEW quorum.token_memory IS 'what the cluster remembers of transaction tokens (quorum.token), and for how long this node has, one row';
+COMMENT ON COLUMN quorum.token_memory.capacity IS 'so many tokens, and fences of quorum.outcome(), are remembered: the newest';
+COMMENT ON COLUMN quorum.token_memory.remembered IS 'how many there are';
+COMMENT ON COLUMN quorum.token_memory.forgotten_up_to_index IS 'tokens of transactions up to this log index may be forgotten; NULL: none is';
+COMMENT ON COLUMN quorum.token_memory.oldest_age IS 'how old the oldest one is, at least: time for which this node was down or away does not count; NULL: nothing is known of that';
+COMMENT ON COLUMN quorum.token_memory.has_room IS 'whether another one can be proposed here without forgetting one that is younger than quorum.token_retention_age';
+COMMENT ON COLUMN quorum.token_memory.forgotten_early IS 'how many were forgotten, since the server was started, that may have been younger than that';
+
 CREATE VIEW quorum.snapshot_progress AS
 	SELECT phase, donor_name, snapshot_index, schema_name, table_name, tables_done, tables_total,
-		   rows_copied, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
+		   rows_copied, rows_kept, rows_deleted, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since
 	FROM quorum.node_snapshot();
 COMMENT ON VIEW quorum.snapshot_progress
 	IS 'how far this node has come in copying the replicated tables from another one; no row if it has not had to since the server was started';
 COMMENT ON COLUMN quorum.snapshot_progress.phase
-	IS 'connecting, receiving log state, preparing tables, copying rows, building indexes, committing, waiting to retry, or done';
+	IS 'connecting, receiving log state, preparing tables, comparing rows, copying rows, building indexes, committing, waiting to retry, or done';
 COMMENT ON COLUMN quorum.snapshot_progress.donor_name IS 'node whose tables are copied';
 COMMENT ON COLUMN quorum.snapshot_progress.snapshot_index IS 'they are copied as they were at this log index; NULL: not known yet';
 COMMENT ON COLUMN quorum.snapshot_progress.schema_name IS 'schema of the table that it is at; NULL between tables';
@@ -612,6 +643,8 @@ COMMENT ON COLUMN quorum.snapshot_progress.table_name IS 'table that it is at; N
 COMMENT ON COLUMN quorum.snapshot_progress.tables_done IS 'tables that are copied';
 COMMENT ON COLUMN quorum.snapshot_progress.tables_total IS 'tables that there are';
 COMMENT ON COLUMN quorum.snapshot_progress.rows_copied IS 'rows that are copied';
+COMMENT ON COLUMN quorum.snapshot_progress.rows_kept IS 'rows of this node that were found to be the same as the donor''s, and stay';
+COMMENT ON COLUMN quorum.snapshot_progress.rows_deleted IS 'rows of this node that the donor has not, or not so; those of tables that are emptied first are not counted';
 COMMENT ON COLUMN quorum.snapshot_progress.bytes_received IS 'bytes that came from the donor';
 COMMENT ON COLUMN quorum.snapshot_progress.bytes_estimated IS 'size of the tables on the donor, which is of the same order as the bytes that will come';
 COMMENT ON COLUMN quorum.snapshot_progress.failed_attempts IS 'attempts that failed before this one; see last_error in quorum.status';
@@ -652,14 +685,14 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA quorum FROM PUBLIC;
 REVOKE ALL ON SCHEMA quorum FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA quorum TO PUBLIC;
-GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats, quorum.snapshot_progress TO PUBLIC;
-GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.node_snapshot(), quorum.outcome(text),
+GRANT SELECT ON quorum.status, quorum.nodes, quorum.tables, quorum.stats, quorum.snapshot_progress, quorum.token_memory TO PUBLIC;
+GRANT EXECUTE ON FUNCTION quorum.node_status(), quorum.node_members(), quorum.node_counters(), quorum.node_snapshot(), quorum.node_token_memory(), quorum.outcome(text, bigint),
 	quorum.wait_for(bigint), quorum.last_commit_index() TO PUBLIC;
 
 GRANT SELECT ON quorum.log, quorum.conflicts, quorum.checks, quorum.position, quorum.replicated_table, quorum.table_check, quorum.check_result,
 	quorum.table_health TO quorum_admin;
 GRANT EXECUTE ON FUNCTION quorum.verify(regclass, interval), quorum.diverging_keys(regclass), quorum.repair(regclass) TO quorum_admin;
-GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool),
+GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster(text, text, text, bool, bool),
 	quorum.remove_node(text), quorum.leave_cluster(bool), quorum.force_new_cluster(bool), quorum.transfer_leadership(text),
 	quorum.request_membership(text, text, text, bool), quorum.request_removal(int), quorum.request_transfer(int), quorum.replicate(regclass), quorum.unreplicate(regclass),
 	quorum.log_entries(bigint, bigint), quorum.last_conflicts(), quorum.table_shape(regclass), quorum.table_definition(regclass), quorum.instance_id()
@@ -669,9 +702,10 @@ GRANT EXECUTE ON FUNCTION quorum.create_cluster(text, text), quorum.join_cluster
  * What an admin asked another node for comes over the connection strings of the members.  It gives quorum_peer nothing that it did not have: whoever
  * may send consensus messages is trusted with the members, and with who leads.
  */
-GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text), quorum.send_tables(int, text) TO quorum_peer;
+GRANT EXECUTE ON PROCEDURE quorum.peer_stream(int, text, int, text, int, text, text, text), quorum.send_tables(int, text),
+	quorum.send_sums(bigint, int), quorum.send_rows(bigint, int, bytea) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.compare_begin(bigint, bigint), quorum.compare_taken(bigint, bigint), quorum.bucket_sums(bigint, int),
 	quorum.bucket_rows(bigint, int, int[]) TO quorum_peer;
 GRANT EXECUTE ON FUNCTION quorum.check_replicate(name, name, text, text), quorum.table_shape(regclass), quorum.instance_id(),
-	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint)
+	quorum.request_removal(int), quorum.request_transfer(int), quorum.log_state(bigint), quorum.token_samples()
 	TO quorum_peer;

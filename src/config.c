@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include <errno.h>
 #include <limits.h>
 
 #include "utils/guc.h"
@@ -27,6 +28,8 @@ int			quorum_log_retention_size_mb = 1024;
 int			quorum_log_retention_age_s = 24 * 60 * 60;
 int			quorum_log_level = DEBUG1;
 char	   *quorum_token = NULL;
+char	   *quorum_token_after_index = NULL;
+int			quorum_token_retention_age_s = 60;
 
 static const struct config_enum_entry log_level_options[] = {
 	{"debug2", DEBUG2, false},
@@ -129,6 +132,56 @@ check_token(char **value, void **extra, GucSource source)
 	return true;
 }
 
+/* 0: it is no log index. */
+static uint64
+parse_index(const char *text)
+{
+	char	   *end;
+	uint64		index;
+
+	if (text[0] < '1' || text[0] > '9')
+		return 0;
+	errno = 0;
+	index = strtou64(text, &end, 10);
+	return errno == 0 && *end == '\0' && index <= PG_INT64_MAX ? index : 0;
+}
+
+static bool
+check_after_index(char **value, void **extra, GucSource source)
+{
+	if ((*value)[0] == '\0' || parse_index(*value) != 0)
+		return true;
+	GUC_check_errdetail("It is a log index, as quorum.status or an error with SQLSTATE 08007 tells it.");
+	return false;
+}
+
+uint64
+config_token_after_index(void)
+{
+	return parse_index(quorum_token_after_index);
+}
+
+static void
+define_tokens(void)
+{
+	DefineCustomStringVariable("quorum.token",
+							   "Token of the current transaction, by which quorum.outcome() finds it; to be set with SET LOCAL.",
+							   "Of all transactions with the same token at most one takes effect.",
+							   &quorum_token, "",
+							   PGC_USERSET, 0, check_token, NULL, NULL);
+	DefineCustomStringVariable("quorum.token_after_index",
+							   "Log index that was chosen before the first attempt with quorum.token began; to be set with SET LOCAL.",
+							   "A retry is refused if that attempt may have been forgotten. Empty: it is at most quorum.token_retention_age old.",
+							   &quorum_token_after_index, "",
+							   PGC_USERSET, 0, check_after_index, NULL, NULL);
+	DefineCustomIntVariable("quorum.token_retention_age",
+							"Tokens of transactions are remembered for at least this long.",
+							"If the memory is full of younger ones, transactions with a token get SQLSTATE 53400. "
+							"To be the same on all members: the lowest counts. 0: the newest ones are remembered, whatever their age.",
+							&quorum_token_retention_age_s, 60, 0, INT_MAX / 1000,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
 void
 config_define_settings(void)
 {
@@ -147,11 +200,7 @@ config_define_settings(void)
 							 "local: what this node has applied so far.",
 							 &quorum_read_consistency, READ_LINEARIZABLE, read_consistency_options,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("quorum.token",
-							   "Token of the current transaction, by which quorum.outcome() finds it; to be set with SET LOCAL.",
-							   "Of all transactions with the same token at most one takes effect.",
-							   &quorum_token, "",
-							   PGC_USERSET, 0, check_token, NULL, NULL);
+	define_tokens();
 	DefineCustomEnumVariable("quorum.log_level",
 							 "Level at which the workers log elections, links and progress of no lasting interest.",
 							 NULL,

@@ -28,6 +28,10 @@ extern int	quorum_log_retention_age_s;		/* quorum.log_retention_age, sighup; 0: 
 extern int	quorum_log_level;				/* quorum.log_level: elevel of the workers' own progress messages */
 
 extern char *quorum_token;					/* quorum.token, user; empty: none */
+extern char *quorum_token_after_index;		/* quorum.token_after_index, user; a number, or empty */
+extern int	quorum_token_retention_age_s;	/* quorum.token_retention_age, sighup; 0: by count alone */
+
+extern uint64 config_token_after_index(void);	/* quorum.token_after_index; 0: not stated */
 
 extern void config_define_settings(void);
 

@@ -47,8 +47,10 @@ extern void table_apply_operation(WriteSetReader *reader, WriteSetOperation oper
 
 /* For a copy of all tables (snapshot/): begins as if the log did, with a relation of that name, whose Oid is returned. */
 extern Oid	table_apply_create(uint64 table_id, char *schema_name, char *table_name, char *definition, uint32 origin_node);
-extern void table_apply_empty(List *relids, bool restarts_identity);	/* locks them ACCESS EXCLUSIVE */
 extern void table_apply_forget(uint64 table_id);	/* nothing happens if it is not known */
+
+/* Empties the table as TRUNCATE does, but on this node alone, whatever refers to the table, and without reading it.  Locks it ACCESS EXCLUSIVE. */
+extern void table_apply_renew(Oid relid);
 
 /* ---- check_apply.c ---- */
 

@@ -474,7 +474,7 @@ handle_failed_copy(const ErrorData *error)
 {
 	char	   *where = current.schema_name[0] != '\0' ? psprintf("table %s.%s: ", current.schema_name, current.table_name) : "";
 
-	snapshot_after_error();
+	snapshot_after_error(error->sqlerrcode);
 	state.copies = false;
 	show_error(psprintf("copying the tables from another node: %s%s%s%s", where, error->message, error->detail ? " " : "",
 						error->detail ? error->detail : ""));

@@ -12,13 +12,9 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/index.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 #include "utils/resowner.h"
 
 #include "apply/apply_internal.h"
@@ -86,34 +82,13 @@ note_result(WriteSetReader *reader, uint64 table_id, uint32 origin_node)
 
 /* ---- repair ---- */
 
-/* As TRUNCATE does it, but for this node alone, whatever refers to the table, and without reading it. */
-static void
-empty_table(uint64 table_id)
-{
-	Relation	relation = table_open(replicated_table_by_id(table_id)->relid, AccessExclusiveLock);
-	Oid			toast_relid = relation->rd_rel->reltoastrelid;
-	ReindexParams parameters = {0};
-
-	RelationSetNewRelfilenode(relation, relation->rd_rel->relpersistence);
-	if (OidIsValid(toast_relid))
-	{
-		Relation	toast = table_open(toast_relid, AccessExclusiveLock);
-
-		RelationSetNewRelfilenode(toast, toast->rd_rel->relpersistence);
-		table_close(toast, NoLock);
-	}
-	(void) reindex_relation(RelationGetRelid(relation), REINDEX_REL_PROCESS_TOAST, &parameters);
-	table_close(relation, NoLock);
-	CommandCounterIncrement();
-}
-
 static void
 perform_correction(uint64 table_id, RepairRecord *record)
 {
 	switch (record->type)
 	{
 		case REPAIR_EMPTY:
-			empty_table(table_id);
+			table_apply_renew(replicated_table_by_id(table_id)->relid);
 			break;
 		case REPAIR_DELETE:
 			row_apply_delete_at(table_id, &record->tid);

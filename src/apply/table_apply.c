@@ -17,15 +17,18 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/heap.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/tablecmds.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
@@ -329,8 +332,8 @@ delete_all_rows(Relation relation)
 	UnregisterSnapshot(snapshot);
 }
 
-void
-table_apply_empty(List *relids, bool restarts_identity)
+static void
+empty_tables(List *relids, bool restarts_identity)
 {
 	List	   *relations = NIL;
 	ListCell   *cell;
@@ -361,7 +364,28 @@ truncate_tables(WriteSetReader *reader, uint64 first_table_id)
 	bool		restarts_identity;
 	List	   *relids = read_truncated_tables(reader, first_table_id, &restarts_identity);
 
-	table_apply_empty(relids, restarts_identity);
+	empty_tables(relids, restarts_identity);
+}
+
+void
+table_apply_renew(Oid relid)
+{
+	Relation	relation = table_open(relid, AccessExclusiveLock);
+	Oid			toast_relid = relation->rd_rel->reltoastrelid;
+	ReindexParams parameters = {0};
+
+	RelationSetNewRelfilenode(relation, relation->rd_rel->relpersistence);
+	if (OidIsValid(toast_relid))
+	{
+		Relation	toast = table_open(toast_relid, AccessExclusiveLock);
+
+		RelationSetNewRelfilenode(toast, toast->rd_rel->relpersistence);
+		table_close(toast, NoLock);
+	}
+	(void) reindex_relation(relid, REINDEX_REL_PROCESS_TOAST, &parameters);
+	pgstat_count_truncate(relation);
+	table_close(relation, NoLock);
+	CommandCounterIncrement();
 }
 
 void

@@ -42,6 +42,7 @@
 #include "shared/commit_token.h"
 #include "shared/replicated_tables.h"
 #include "shared/sequences.h"
+#include "shared/token_memory.h"
 #include "shared/writeset.h"
 
 PG_FUNCTION_INFO_V1(quorum_capture_trigger);
@@ -633,11 +634,13 @@ capture_encode(StringInfo payload)
 {
 	uint32		sequence_count;
 	uint32		key_count;
+	bool		has_token = quorum_token[0] != '\0';
+	uint64		highest_base = has_token ? token_memory_highest_base(config_token_after_index()) : PG_UINT64_MAX;
 	uint64		base;
 
 	check_completeness();
 	writeset_begin(payload);
-	key_count = certified_keys_encode(payload, &base);
+	key_count = certified_keys_encode(payload, highest_base, &base);
 	if (is_out_of_order(0))
 	{
 		uint32	   *order = order_by_places(write_set.change_count, places_before_change);
@@ -653,7 +656,7 @@ capture_encode(StringInfo payload)
 	else
 		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
 	sequence_count = put_sequences(payload);
-	writeset_finish(payload, base, 0, quorum_token[0] != '\0' ? commit_token_hash(quorum_token) : 0, key_count,
+	writeset_finish(payload, base, 0, has_token ? commit_token_hash(quorum_token) : 0, key_count,
 					write_set.change_count + sequence_count);
 }
 

@@ -68,6 +68,12 @@ extern uint64 gate_propose_check(char *payload, Size length);
  */
 extern uint64 gate_propose_fence(uint64 token, CertifierVerdict *verdict);
 
+/* A fence of nothing; returns once it is chosen. */
+extern void gate_put_fence_of_nothing(void);
+
+/* capture/token_promise.c: raises unless it may be promised that the transaction's quorum.token, if it has one, takes effect only once. */
+extern void token_promise_check(void);
+
 /*
  * On the leader: proposes a change of the members, and waits until its configuration entry is chosen and passed here; returns its index.  0: another
  * change came first, after which this one is impossible (name in use, too many members, gone already, the last voter); the status tells.

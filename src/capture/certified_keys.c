@@ -373,7 +373,7 @@ drop_duplicates(void)
 }
 
 uint32
-certified_keys_encode(StringInfo payload, uint64 *base)
+certified_keys_encode(StringInfo payload, uint64 highest_base, uint64 *base)
 {
 	encoded.count = 0;
 	add_table_keys();
@@ -381,7 +381,7 @@ certified_keys_encode(StringInfo payload, uint64 *base)
 	gather_reads();
 	if (encoded.count > 0)
 		drop_duplicates();
-	*base = turn_applied_index();
+	*base = Min(turn_applied_index(), highest_base);
 	for (uint32 i = 0; i < encoded.count; i++)
 		*base = Min(*base, encoded.keys[i].base);
 	for (uint32 i = 0; i < encoded.count; i++)

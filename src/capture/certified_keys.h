@@ -40,8 +40,8 @@ extern void certified_keys_add_table_read(uint64 table_id, Oid relid);
 extern void certified_keys_note_table(Oid relid);
 extern void certified_keys_note_all_tables(void);
 
-/* Appends all keys to a write set; returns how many, and the lowest base. */
-extern uint32 certified_keys_encode(StringInfo payload, uint64 *base);
+/* Appends all keys to a write set; returns how many, and the base of them all, which is not above highest_base. */
+extern uint32 certified_keys_encode(StringInfo payload, uint64 highest_base, uint64 *base);
 
 /* A key by its number in what was encoded last; NULL: there is none. */
 extern const CertifiedKey *certified_keys_get(uint32 number);

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/predicate.h"
+#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -38,6 +39,7 @@
 #include "shared/proposal_queue.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
+#include "shared/token_memory.h"
 #include "shared/writeset.h"
 
 extern bool pq_check_connection(void);	/* libpq/libpq.h needs GSSAPI headers that the server package does not bring */
@@ -86,12 +88,12 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node was left behind by the cluster: the transaction was not committed"),
 				 errdetail_internal("%s", shmem_last_error()),
-				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows and can join again.")));
+				 errhint("Connect to a member. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance, which keeps its rows and can join again, with keep_rows => true.")));
 	if (pg_atomic_read_u32(&QuorumShmem->removed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node was removed from the cluster: the transaction was not committed"),
-				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows and can join again.")));
+				 errhint("Connect to a member. SELECT quorum.leave_cluster() makes this an ordinary instance, which keeps its rows and can join again, with keep_rows => true.")));
 	if (pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -157,12 +159,25 @@ token_text(void)
 	return commit_token_text(&token);
 }
 
-static void
-put_unknown_outcome(const char *token)
+/* A token of our own tells itself behind which index its entry is to be looked for. */
+static uint64
+token_after_index(void)
 {
+	uint64		stated = config_token_after_index();
+
+	if (quorum_token[0] == '\0')
+		return 0;
+	return stated != 0 ? Min(stated, gate.after_index) : gate.after_index;
+}
+
+static void
+put_unknown_outcome(const char *token, uint64 after_index)
+{
+	char	   *behind = after_index != 0 ? psprintf(", " UINT64_FORMAT, after_index) : "";
+
 	errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN);
 	errdetail("It was proposed to the quorum and may still be committed. Transaction token: %s.", token);
-	errhint("SELECT * FROM quorum.outcome('%s') on any node tells, and makes it final.", token);
+	errhint("SELECT * FROM quorum.outcome(%s%s) on any node tells, and makes it final.", quote_literal_cstr(token), behind);
 }
 
 /*
@@ -176,7 +191,7 @@ error_context(void *argument)
 
 	if (gate.slot == NO_SLOT || category == ERRCODE_SUCCESSFUL_COMPLETION || category == ERRCODE_WARNING)
 		return;
-	put_unknown_outcome(token_text());
+	put_unknown_outcome(token_text(), token_after_index());
 }
 
 /* Before an error: it resets the count of held interrupts, and whoever catches it the stack of error contexts. */
@@ -201,10 +216,11 @@ static void
 report_unknown_outcome(int level, const char *why)
 {
 	const char *token = token_text();
+	uint64		after_index = token_after_index();
 
 	abandon();
 	ereport(level,
-			(errmsg("the outcome of the transaction is not known: %s", why), put_unknown_outcome(token)));
+			(errmsg("the outcome of the transaction is not known: %s", why), put_unknown_outcome(token, after_index)));
 }
 
 static void
@@ -431,6 +447,7 @@ check_before_proposing(void)
 	PreCommit_CheckForSerializationFailure();
 	check_notify_queue();
 	gate_check_may_write();
+	token_promise_check();
 }
 
 /* Durability is the quorum's journal: the local WAL need not be flushed, unless local tables depend on it. */
@@ -610,18 +627,41 @@ fence_is_settled(void)
 	return (outcome.state == PROPOSAL_REJECTED && outcome.verdict.reason != CERTIFIER_APPLY) || detached_is_settled();
 }
 
+static void
+encode_fence(StringInfo payload, uint64 token)
+{
+	initStringInfo(payload);
+	writeset_begin(payload);
+	writeset_finish(payload, 0, WRITESET_FENCE, token, 0, 0);
+}
+
 uint64
 gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 {
 	StringInfoData payload;
 	ProposalOutcome outcome;
 
-	initStringInfo(&payload);
-	writeset_begin(&payload);
-	writeset_finish(&payload, 0, WRITESET_FENCE, token, 0, 0);
+	token_memory_check_room(true);
+	encode_fence(&payload, token);
 	outcome = propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, fence_is_settled);
 	*verdict = outcome.verdict;
 	return outcome.log_index;
+}
+
+/* Not waited for until it is applied: the caller's transaction may stand in the way of that. */
+void
+gate_put_fence_of_nothing(void)
+{
+	StringInfoData payload;
+	uint64		token;
+
+	if (!pg_strong_random(&token, sizeof(token)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not draw a random number for the transaction")));
+	encode_fence(&payload, Max(token, 1));
+	(void) submit_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, check_is_settled);
+	pfree(payload.data);
 }
 
 /* That the worker finds it impossible is an answer too. */

@@ -165,7 +165,9 @@ conflict_report(uint64 log_index, const CertifierVerdict *verdict)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not commit: the transaction took too long"),
-					 errdetail("Its locks are older than log index %llu, before which changes are not remembered one by one.", index),
+					 quorum_token[0] == '\0' ?
+					 errdetail("Its locks are older than log index %llu, before which changes are not remembered one by one.", index) :
+					 errdetail("Its locks, or the first attempt with its token, may be older than log index %llu, before which changes and tokens are not remembered one by one.", index),
 					 errhint("Retry the transaction, and keep it short.")));
 			break;
 		case CERTIFIER_TOKEN_COMMITTED:

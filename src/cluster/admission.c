@@ -24,6 +24,7 @@
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
 #include "shared/chosen_log.h"
+#include "shared/conninfo.h"
 #include "shared/member_config.h"
 #include "shared/shmem.h"
 
@@ -45,7 +46,7 @@ was_interrupted(const NodeStatus *status, const char *node_name, const char *con
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("the cluster already has a node named \"%s\"", node_name),
-					 errdetail("It is the one with the conninfo \"%s\".", member->conninfo),
+					 errdetail("It is the one with the conninfo \"%s\".", conninfo_for_display(member->conninfo)),
 					 errhint("Choose another name; quorum.nodes lists those in use.")));
 		if (same_conninfo)
 			ereport(ERROR,

@@ -37,7 +37,6 @@ PG_FUNCTION_INFO_V1(quorum_bucket_sums);
 PG_FUNCTION_INFO_V1(quorum_bucket_rows);
 
 #define REACH_PATIENCE_MS 30000
-#define MAX_BUCKETS 65536
 
 static ReplicatedTable
 donated_table(int64 table_id)
@@ -71,10 +70,10 @@ open_donated(int64 table_id)
 static uint32
 checked_bucket_count(int32 bucket_count)
 {
-	if (bucket_count < 1 || bucket_count > MAX_BUCKETS)
+	if (bucket_count < 1 || bucket_count > TABLE_ROWS_MAX_BUCKETS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("number of buckets must be between 1 and %d", MAX_BUCKETS)));
+				 errmsg("number of buckets must be between 1 and %d", TABLE_ROWS_MAX_BUCKETS)));
 	return (uint32) bucket_count;
 }
 
@@ -107,22 +106,6 @@ quorum_compare_taken(PG_FUNCTION_ARGS)
 }
 
 /* ---- sums ---- */
-
-static bool
-add_to_bucket(void *context, const TableRow *row)
-{
-	table_sum_add(&((TableSum *) context)[row->bucket], row->hash);
-	return true;
-}
-
-TableSum *
-bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count)
-{
-	TableSum   *sums = palloc0(bucket_count * sizeof(TableSum));
-
-	(void) table_rows_visit(relation, snapshot, bucket_count, add_to_bucket, sums);
-	return sums;
-}
 
 Datum
 quorum_bucket_sums(PG_FUNCTION_ARGS)

@@ -8,7 +8,8 @@
  * Invariants
  *	 1. What could make the join fail later is checked before the leader is asked: afterwards the cluster has a member more.
  *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).
- *	 3. Once the identity file is written the join goes on in the background, whether somebody waits or not.
+ *	 3. Once the identity file is written the join goes on in the background, whether somebody waits or not.  That rows are to be kept is durable before.
+ *	 4. Rows of a table are given up only if the caller says so (keep_rows), and only for those of the cluster: by the copy, in one transaction.
  *
  * Locks: see membership.c.
  */
@@ -27,6 +28,7 @@
 #include "cluster/table_check.h"
 #include "shared/member_config.h"
 #include "shared/proposal_queue.h"
+#include "shared/rows_to_keep.h"
 #include "shared/shmem.h"
 
 #define STATUS_INTERVAL_MS 50
@@ -103,28 +105,64 @@ check_remains(PeerConnection *leader)
 	refuse_remains();
 }
 
-/* A table here that is in the way of a replicated one would stop this node in the middle of the log. */
 static void
-check_tables_of_cluster(PeerConnection *leader)
+refuse_table(const char *schema_name, const char *table_name, const char *reason)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s.%s\" of this database is in the way of a replicated one", schema_name, table_name),
+			 errdetail_internal("%s", reason),
+			 errhint("Drop, rename or empty it here; the cluster's rows come by the log.")));
+}
+
+/* Its rows are the cluster's from now on, which only the caller can allow. */
+static void
+check_table_with_rows(const char *schema_name, const char *table_name, bool is_active, bool keep_rows)
+{
+	if (!keep_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" of this database is in the way of a replicated one", schema_name, table_name),
+				 errdetail("It has rows."),
+				 errhint("quorum.join_cluster(..., keep_rows => true) keeps those rows that are the same in the cluster, and DELETES all others. "
+						 "Or drop, rename or empty the table here.")));
+	if (!is_active)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" of this database is in the way of one that is being replicated just now", schema_name, table_name),
+				 errdetail("It has rows."),
+				 errhint("Retry when quorum.replicate() has ended in the cluster, or drop, rename or empty the table here.")));
+}
+
+/*
+ * A table here that is in the way of a replicated one would stop this node in the middle of the log.  Returns the log index that the leader's tables are
+ * at, if one of those here has rows that are to be kept; 0: there is none.
+ */
+static uint64
+check_tables_of_cluster(PeerConnection *leader, bool keep_rows)
 {
 	PeerResult *tables = peer_query(leader,
-									"SELECT schema_name, table_name, quorum.table_shape(relation), table_id FROM quorum.replicated_table",
+									"SELECT r.schema_name, r.table_name, quorum.table_shape(r.relation), r.table_id, r.state = 'a', p.applied_index "
+									"FROM quorum.replicated_table AS r, quorum.position AS p",
 									0, NULL);
+	uint64		index = 0;
 
 	for (int i = 0; i < tables->row_count; i++)
 	{
 		const char *schema_name = tables->rows[i][0];
 		const char *table_name = tables->rows[i][1];
 		bool		is_fit = tables->rows[i][2] == NULL || is_known_here(tables->rows[i][3]);
-		const char *reason = is_fit ? NULL : table_unfit_reason(schema_name, table_name, tables->rows[i][2]);
+		bool		has_rows = false;
+		const char *reason = is_fit ? NULL : table_unfit_reason(schema_name, table_name, tables->rows[i][2], &has_rows);
 
 		if (reason != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("table \"%s.%s\" of this database is in the way of a replicated one", schema_name, table_name),
-					 errdetail_internal("%s", reason),
-					 errhint("Drop, rename or empty it here; the cluster's rows come by the log.")));
+			refuse_table(schema_name, table_name, reason);
+		if (!has_rows)
+			continue;
+		check_table_with_rows(schema_name, table_name, tables->rows[i][4][0] == 't', keep_rows);
+		index = strtou64(tables->rows[i][5], NULL, 10);
 	}
+	return index;
 }
 
 /*
@@ -141,8 +179,8 @@ refuse_other_history(PeerConnection *leader, uint32 node_id)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("a cluster that was continued by quorum.force_new_cluster() takes in no node that was made from a backup"),
 			 errdetail("The backup may hold transactions of those that were left behind, which the log of the cluster knows nothing of."),
-			 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. "
-					 "Then drop, rename or empty those that the cluster replicates, and join again.")));
+			 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. Then quorum.join_cluster(..., keep_rows => true) keeps those rows "
+					 "that are the same in the cluster, and DELETES all others.")));
 }
 
 static void
@@ -216,8 +254,13 @@ report_copy(void)
 	shmem_get_snapshot_progress(&progress);
 	if (progress.phase == SNAPSHOT_NONE || progress.phase == SNAPSHOT_DONE)
 		return false;
-	ereport(NOTICE,
-			(errmsg("copying tables from node \"%s\", %s: %u of %u tables, " UINT64_FORMAT " rows, " UINT64_FORMAT " of about " UINT64_FORMAT " MB",
+	if (progress.phase == SNAPSHOT_WAITING)
+		ereport(NOTICE,
+				(errmsg("an attempt to copy the tables failed; the next one follows by itself"),
+				 errdetail_internal("%s", shmem_last_error())));
+	else
+		ereport(NOTICE,
+				(errmsg("copying tables from node \"%s\", %s: %u of %u tables, " UINT64_FORMAT " rows, " UINT64_FORMAT " of about " UINT64_FORMAT " MB",
 					progress.donor, snapshot_phase_name(progress.phase), progress.tables_done, progress.tables_total, progress.rows_copied,
 					progress.bytes_received / (1024 * 1024), progress.bytes_estimated / (1024 * 1024))));
 	return true;
@@ -258,6 +301,18 @@ wait_until_in(uint32 node_id, uint64 target_index, bool as_voter)
 	}
 }
 
+static void
+report_kept_rows(void)
+{
+	SnapshotProgress progress;
+
+	shmem_get_snapshot_progress(&progress);
+	ereport(NOTICE,
+			(errmsg("the tables of node \"%s\" were taken over: " UINT64_FORMAT " rows kept, " UINT64_FORMAT " copied, " UINT64_FORMAT " deleted",
+					progress.donor, progress.rows_kept, progress.rows_copied, progress.rows_deleted),
+			 errdetail("The server log says so of each table.")));
+}
+
 Datum
 quorum_join_cluster(PG_FUNCTION_ARGS)
 {
@@ -265,8 +320,10 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *via = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	bool		as_voter = PG_NARGS() < 4 || PG_GETARG_BOOL(3);
+	bool		keep_rows = PG_NARGS() >= 5 && PG_GETARG_BOOL(4);
 	PeerConnection *leader;
 	IdentityFile identity;
+	uint64		keep_index;
 
 	require_shared_state();
 	check_node_name(node_name);
@@ -281,15 +338,18 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
 	leader = connect_to_leader(via);
 	check_remains(leader);
-	check_tables_of_cluster(leader);
+	keep_index = check_tables_of_cluster(leader, keep_rows);
 	ask_for_membership(leader, &identity, as_voter);
 	peer_close(leader);
+	rows_to_keep_write(&identity, keep_index);
 	adopt_identity(&identity);
 	ereport(NOTICE,
 			(errmsg("node \"%s\" is a member now, and receives the log up to index " UINT64_FORMAT,
 					node_name, identity.config_slot)));
 
 	wait_until_in(identity.node_id, identity.config_slot, as_voter);
+	if (keep_index != 0)
+		report_kept_rows();
 	ereport(NOTICE,
 			(as_voter ? errmsg("node \"%s\" has caught up and votes", node_name)
 			 : errmsg("node \"%s\" has caught up, and is a learner that never votes", node_name)));

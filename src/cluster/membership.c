@@ -62,8 +62,8 @@ refuse_remains(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database has been part of a cluster before"),
 				 errdetail("Its tables hold the effects of a log that this node no longer has."),
-				 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. "
-						 "Then drop, rename or empty those that the cluster replicates.")));
+				 errhint("SELECT quorum.leave_cluster() makes its tables ordinary ones. Then drop, rename or empty those that the cluster replicates, "
+						 "or let quorum.join_cluster(..., keep_rows => true) keep the rows that are the same there.")));
 }
 
 void

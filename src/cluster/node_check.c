@@ -70,7 +70,7 @@ refuse_if_member(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this node was removed from its cluster, and has not left it yet"),
-				 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance. Then it can join as a new node.")));
+				 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance. Then it can join as a new node, and keep its rows with keep_rows => true.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("this node is already a member of a cluster"),

@@ -3,7 +3,8 @@
  *	  quorum.outcome(): what became of a transaction, by its token.
  *
  * Runs in a client backend of any node.  Must never call a transaction rejected that could still be committed: if the log does not tell yet, an entry
- * that fences the token makes sure that it tells from then on.
+ * that fences the token makes sure that it tells from then on.  Nor one that may have been committed before what is remembered of tokens: of a token that
+ * a client chose that is only known if nothing is forgotten, or if the caller says behind which index of the log its first attempt can stand.
  *
  * Locks: none.
  */
@@ -20,6 +21,7 @@
 #include "shared/commit_token.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
+#include "shared/token_memory.h"
 #include "shared/writeset.h"
 
 PG_FUNCTION_INFO_V1(quorum_outcome);
@@ -30,7 +32,7 @@ typedef struct Outcome
 {
 	bool		is_known;
 	bool		is_committed;
-	bool		is_forgotten;	/* it may have stood in what this node no longer holds */
+	bool		is_forgotten;	/* it may have stood in what this node no longer holds, or what certification no longer remembers */
 	uint64		log_index;		/* 0: none */
 } Outcome;
 
@@ -128,6 +130,7 @@ look_into_log(const ProposalToken *token)
 				 errmsg("the outcome of that transaction is no longer known to this node"),
 				 errdetail("Its log begins at index " UINT64_FORMAT ", the transaction may have stood before it.", chosen_log_first_held()),
 				 errhint("Ask a node that holds more of the log, or look into the tables for what the transaction was to change.")));
+	outcome.is_forgotten = false;
 	return outcome;
 }
 
@@ -144,9 +147,12 @@ fence_proposal(const ProposalToken *token, uint64 hash)
 	return outcome;
 }
 
-/* Certification remembers what a client's token was committed with; a transaction that was rejected leaves no trace of it. */
+/*
+ * Certification remembers what a client's token was committed with; a transaction that was rejected leaves no trace of it.  That the token was fenced before
+ * does not tell more: it may have been committed and forgotten before that.  The floor is at least what it was at the fence's verdict.
+ */
 static Outcome
-fence_client_token(uint64 hash)
+fence_client_token(uint64 hash, uint64 after_index)
 {
 	CertifierVerdict verdict;
 	Outcome		outcome = {.is_known = true};
@@ -155,6 +161,8 @@ fence_client_token(uint64 hash)
 	outcome.is_committed = verdict.reason == CERTIFIER_TOKEN_COMMITTED;
 	if (outcome.is_committed)
 		outcome.log_index = verdict.conflict_index;
+	else
+		outcome.is_forgotten = after_index < token_memory_floor();
 	return outcome;
 }
 
@@ -165,10 +173,31 @@ check_token(const char *token)
 		report_no_token(token);
 }
 
+static const char *
+outcome_name(const Outcome *outcome)
+{
+	if (outcome->is_committed)
+		return "committed";
+	return outcome->is_forgotten ? "unknown" : "rejected";
+}
+
+/* Of a client's own token the caller may say behind which index its first attempt can stand; NULL: nothing is said. */
+static uint64
+get_after_index(FunctionCallInfo fcinfo)
+{
+	if (PG_NARGS() < 2 || PG_ARGISNULL(1))
+		return 0;
+	if (PG_GETARG_INT64(1) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a log index is not negative")));
+	return (uint64) PG_GETARG_INT64(1);
+}
+
 Datum
 quorum_outcome(PG_FUNCTION_ARGS)
 {
-	char	   *token_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *token_text;
 	NodeIdentity identity;
 	ProposalToken token;
 	Outcome		outcome;
@@ -176,10 +205,13 @@ quorum_outcome(PG_FUNCTION_ARGS)
 	Datum		values[2];
 	bool		nulls[2] = {false, false};
 
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	token_text = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	check_token(token_text);
 	require_membership(&identity);
 	if (!commit_token_parse(token_text, &token))
-		outcome = fence_client_token(commit_token_hash(token_text));
+		outcome = fence_client_token(commit_token_hash(token_text), get_after_index(fcinfo));
 	else
 	{
 		outcome = look_into_log(&token);
@@ -188,7 +220,7 @@ quorum_outcome(PG_FUNCTION_ARGS)
 	}
 	if (get_call_result_type(fcinfo, NULL, &row_type) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	values[0] = CStringGetTextDatum(outcome.is_committed ? "committed" : "rejected");
+	values[0] = CStringGetTextDatum(outcome_name(&outcome));
 	values[1] = Int64GetDatum((int64) outcome.log_index);
 	nulls[1] = outcome.log_index == 0;
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(row_type), values, nulls)));

@@ -19,7 +19,7 @@
 
 PG_FUNCTION_INFO_V1(quorum_node_snapshot);
 
-#define COLUMN_COUNT 13
+#define COLUMN_COUNT 15
 
 const char *
 snapshot_phase_name(SnapshotPhase phase)
@@ -34,6 +34,8 @@ snapshot_phase_name(SnapshotPhase phase)
 			return "receiving log state";
 		case SNAPSHOT_TABLES:
 			return "preparing tables";
+		case SNAPSHOT_COMPARING:
+			return "comparing rows";
 		case SNAPSHOT_ROWS:
 			return "copying rows";
 		case SNAPSHOT_INDEXES:
@@ -77,11 +79,13 @@ quorum_node_snapshot(PG_FUNCTION_ARGS)
 	values[5] = Int32GetDatum((int32) progress.tables_done);
 	values[6] = Int32GetDatum((int32) progress.tables_total);
 	values[7] = Int64GetDatum((int64) progress.rows_copied);
-	values[8] = Int64GetDatum((int64) progress.bytes_received);
-	values[9] = Int64GetDatum((int64) progress.bytes_estimated);
-	values[10] = Int32GetDatum((int32) progress.attempts);
-	values[11] = TimestampTzGetDatum(progress.started_at);
-	values[12] = TimestampTzGetDatum(progress.changed_at);
+	values[8] = Int64GetDatum((int64) progress.rows_kept);
+	values[9] = Int64GetDatum((int64) progress.rows_deleted);
+	values[10] = Int64GetDatum((int64) progress.bytes_received);
+	values[11] = Int64GetDatum((int64) progress.bytes_estimated);
+	values[12] = Int32GetDatum((int32) progress.attempts);
+	values[13] = TimestampTzGetDatum(progress.started_at);
+	values[14] = TimestampTzGetDatum(progress.changed_at);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	return (Datum) 0;
 }

@@ -20,8 +20,8 @@ extern char *table_shape(Oid relation_id);
 
 /*
  * On a node that is to get the table: why a table of that name and shape could not be taken, as a sentence for DETAIL; NULL if it can,
- * because there is none, or an empty one of the same shape.
+ * because there is none, or an empty one of the same shape.  That it has rows is no reason if has_rows is not NULL: it is told there.
  */
-extern char *table_unfit_reason(const char *schema_name, const char *table_name, const char *shape);
+extern char *table_unfit_reason(const char *schema_name, const char *table_name, const char *shape, bool *has_rows);
 
 #endif							/* QUORUM_TABLE_CHECK_H */

@@ -18,7 +18,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
@@ -27,7 +26,6 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -359,34 +357,13 @@ donor_sums(Comparison *comparison)
 static TableSum *
 try_own_sums(Comparison *comparison)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	TableSum   *volatile sums = NULL;
+	char	   *damage = NULL;
+	TableSum   *sums = try_bucket_sums(comparison->relation, comparison->snapshot, BUCKETS, &damage);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		sums = bucket_sums(comparison->relation, comparison->snapshot, BUCKETS);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (!check_says_damaged(error->sqlerrcode))
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+	if (sums == NULL)
 		ereport(NOTICE,
 				(errmsg("table \"%s\" cannot be read on this node", RelationGetRelationName(comparison->relation)),
-				 errdetail_internal("%s", error->message)));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+				 errdetail_internal("%s", damage)));
 	return sums;
 }
 

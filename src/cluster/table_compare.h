@@ -43,7 +43,4 @@ extern void comparison_begin(Comparison *comparison, const ReplicatedTable *tabl
 extern void comparison_run(Comparison *comparison, const DifferenceSink *sink);
 extern void comparison_end(Comparison *comparison);
 
-/* compare_donor.c: rows and sum of each bucket of a table; palloc'd. */
-extern TableSum *bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count);
-
 #endif							/* QUORUM_TABLE_COMPARE_H */

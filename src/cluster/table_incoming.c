@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(quorum_check_replicate);
 
 /* Straight from the heap: row-level security and missing privileges must not make it look empty. */
 static bool
-has_rows(Relation relation)
+holds_rows(Relation relation)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
@@ -82,7 +82,7 @@ is_unfinished_copy(const ReplicatedTable *table)
 
 /* The same for a table that is there already. */
 static char *
-existing_unfit_reason(Relation relation, const char *shape)
+existing_unfit_reason(Relation relation, const char *shape, bool *has_rows)
 {
 	const ReplicatedTable *table = replicated_table_by_relid(RelationGetRelid(relation));
 	char	   *found;
@@ -96,11 +96,16 @@ existing_unfit_reason(Relation relation, const char *shape)
 	found = table_shape(RelationGetRelid(relation));
 	if (found == NULL || strcmp(found, shape) != 0)
 		return psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
-	return has_rows(relation) ? pstrdup("It exists there with rows.") : NULL;
+	if (!holds_rows(relation))
+		return NULL;
+	if (has_rows == NULL)
+		return pstrdup("It exists there with rows.");
+	*has_rows = true;
+	return NULL;
 }
 
 char *
-table_unfit_reason(const char *schema_name, const char *table_name, const char *shape)
+table_unfit_reason(const char *schema_name, const char *table_name, const char *shape, bool *has_rows)
 {
 	Oid			schema_id = get_namespace_oid(schema_name, true);
 	Oid			relation_id = OidIsValid(schema_id) ? get_relname_relid(table_name, schema_id) : InvalidOid;
@@ -109,7 +114,7 @@ table_unfit_reason(const char *schema_name, const char *table_name, const char *
 
 	if (relation == NULL)
 		return NULL;
-	reason = existing_unfit_reason(relation, shape);
+	reason = existing_unfit_reason(relation, shape, has_rows);
 	relation_close(relation, AccessShareLock);
 	return reason;
 }
@@ -177,7 +182,7 @@ quorum_check_replicate(PG_FUNCTION_ARGS)
 	table_name = NameStr(*PG_GETARG_NAME(1));
 	shape = text_to_cstring(PG_GETARG_TEXT_PP(2));
 
-	reason = table_unfit_reason(schema_name, table_name, shape);
+	reason = table_unfit_reason(schema_name, table_name, shape, NULL);
 	if (reason == NULL && !table_exists(schema_name, table_name))
 		reason = try_definition(schema_name, table_name, shape, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	if (reason == NULL)

@@ -88,12 +88,6 @@ verify_await_index(uint64 index, TimestampTz deadline)
 	}
 }
 
-bool
-check_says_damaged(int sqlerrcode)
-{
-	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INTERNAL_ERROR || ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_DATA_EXCEPTION;
-}
-
 const MemberState *
 verify_member(const NodeStatus *status, uint32 node_id)
 {

@@ -26,9 +26,6 @@ extern void verify_refuse_older_builds(void);
 /* Waits until this node has applied the log up to that index; 57014-like errors as usual, 55000 if it has stopped. */
 extern void verify_await_index(uint64 index, TimestampTz deadline);
 
-/* Does an error that reading a table raised say that what is stored is damaged?  All others pass, and say nothing about the table. */
-extern bool check_says_damaged(int sqlerrcode);
-
 extern const MemberState *verify_member(const NodeStatus *status, uint32 node_id);
 
 #endif							/* QUORUM_VERIFY_H */

@@ -107,6 +107,18 @@ memory_write_note(void)
 
 /* ---- of this node ---- */
 
+/* The statements, for who is to write them: this node's name in them. */
+static char *
+how_to_rejoin(void)
+{
+	NodeIdentity identity;
+
+	shmem_get_identity(&identity);
+	return psprintf("SELECT quorum.remove_node('%s') on a member; then here SELECT quorum.leave_cluster(force => true) "
+					"and SELECT quorum.join_cluster('%s', ..., keep_rows => true), which keeps the rows that still match",
+					identity.node_name, identity.node_name);
+}
+
 /*
  * Whatever is in the tables was durable in the journal first.  If the tables are ahead of it, the journal has forgotten what this node
  * had promised, and a vote could contradict it (P8): the node takes no part.  So the position row has to be known before the first vote.
@@ -127,13 +139,14 @@ memory_check_tables(const IdentityFile *identity)
 	/* An instance made from another node's backup joined with tables of before it was a member; it has promised nothing then. */
 	if (applied_index <= identity->config_slot)
 		return;
-	shmem_set_last_error("the journal has forgotten entries that are in the tables: this node takes no part in the consensus");
+	shmem_set_last_error(psprintf("the journal has forgotten entries that are in the tables: this node takes no part in the consensus. "
+								  "To rejoin: %s.", how_to_rejoin()));
 	ereport(LOG,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("the journal has forgotten entries that are in the tables: this node takes no part in the consensus"),
 			 errdetail("The tables are at log index %llu, the journal ends with %llu.",
 					   (unsigned long long) applied_index, (unsigned long long) status.accepted_slot),
-			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Replace this node by a new one.")));
+			 errhint("Its disk lost what it had confirmed, or the journal is an old copy. Let it join as a new node: %s.", how_to_rejoin())));
 	for (;;)
 		worker_wait_a_moment();
 }
@@ -220,13 +233,13 @@ step_aside(void)
 	QuorumShmem->status.has_quorum = false;
 	QuorumShmem->status.leader_id = 0;
 	LWLockRelease(QuorumShmem->lock);
-	shmem_set_last_error(refusal);
+	shmem_set_last_error(psprintf("%s To rejoin: %s.", refusal, how_to_rejoin()));
 	ereport(LOG,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("%s", refusal),
 			 errdetail("This node takes no part in the consensus any more; its vote could contradict its own promises."),
 			 errhint("Its disk lost what it had confirmed, it was restored from a backup, or a copy of it runs elsewhere. "
-					 "Call quorum.remove_node() for it on a member and quorum.leave_cluster(force => true) here, and let it join as a new node.")));
+					 "Let it join as a new node: %s.", how_to_rejoin())));
 	for (;;)
 		worker_wait_a_moment();
 }

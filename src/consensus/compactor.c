@@ -3,7 +3,8 @@
  *	  The worker "quorum compactor": makes the log state, so that the log before it can go.
  *
  * One per instance, without a database connection.  It sleeps until the consensus worker finds that the journal has grown enough since the last
- * state.  Must never hold up the consensus worker, nor let a state become durable that is ahead of the tables after a crash.
+ * state, but for a moment now and then, when it saves the ages of tokens (token_memory.h).  Must never hold up the consensus worker, nor let a state
+ * become durable that is ahead of the tables after a crash.
  *
  * Invariants
  *	 1. The state's index was applied here, and the local commits up to it were durable, before the state was: commits are asynchronous, and after a crash the
@@ -36,6 +37,7 @@
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
 #include "shared/shmem.h"
+#include "shared/token_memory.h"
 
 #define TEMPORARY_PATH LOG_STATE_PATH ".tmp"
 #define AFTER_ERROR_MS 10000
@@ -207,6 +209,21 @@ compact_once(void)
 	pg_atomic_write_u32(&QuorumShmem->log_state_wanted, LOG_STATE_NOT_WANTED);
 }
 
+/* Now and then: it says how long the tokens have been known here, after a restart too. */
+static void
+save_token_ages(void)
+{
+	PG_TRY();
+	{
+		token_memory_save();
+	}
+	PG_CATCH();
+	{
+		handle_error();
+	}
+	PG_END_TRY();
+}
+
 static void
 forget_latch(int code, Datum argument)
 {
@@ -231,7 +248,8 @@ quorum_compactor_main(Datum argument)
 		MemoryContextSwitchTo(context);
 		if (is_wanted())
 			compact_once();
+		save_token_ages();
 		MemoryContextReset(context);
-		wait_for_latch(-1);
+		wait_for_latch(TOKEN_MEMORY_SAVE_INTERVAL_MS);
 	}
 }

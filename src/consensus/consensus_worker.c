@@ -37,6 +37,7 @@
 #include "shared/identity.h"
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
+#include "shared/rows_to_keep.h"
 
 #define STATUS_INTERVAL_MS 50		/* status in shared memory is at most this old */
 #define APPLY_DELAY_MS 5			/* entries that nobody here waits for are gathered this long, or this many, for one local transaction */
@@ -591,6 +592,26 @@ open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks
 	members_connect_peers();
 }
 
+/*
+ * A new node with rows that are to be kept takes part only when its tables are where the log can lead on from: what is before is never performed here, as
+ * to the log these tables are in the way.  The apply worker copies; then this worker starts anew from there.
+ */
+static void
+await_kept_rows(void)
+{
+	PaxosStatus status;
+
+	if (!rows_to_keep_pending())
+		return;
+	acceptor_marks_set_known(false);	/* whoever links is told to come again */
+	paxos_status(worker.core, worker_now_ms(), &status);
+	members_publish_status(&status);	/* among the members is the donor */
+	shmem_wake_apply();
+	while (rows_to_keep_pending())
+		worker_wait_a_moment();
+	proc_exit(1);				/* the postmaster starts it again */
+}
+
 static void
 start(void)
 {
@@ -601,6 +622,7 @@ start(void)
 	PaxosEffects effects;
 
 	identity_read(&identity);
+	rows_to_keep_publish(&identity);	/* before the apply worker hears that there is a log to be applied */
 	pg_atomic_write_u32(&QuorumShmem->removed, 0);	/* found out anew */
 	create_core(&identity);
 	recovery_run(&identity);
@@ -610,6 +632,7 @@ start(void)
 	shmem_wake_apply();
 	generation_stand_aside();
 	memory_check_tables(&identity);
+	await_kept_rows();
 	open_transport(&identity, &callbacks);
 	paxos_set_silent(worker.core, true);
 

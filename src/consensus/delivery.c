@@ -17,6 +17,7 @@
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
+#include "shared/token_memory.h"
 
 #define ITEMS_PER_WRITE 256
 #define CATCH_UP_ENTRIES PAXOS_MAX_ENTRIES_PER_MESSAGE
@@ -97,6 +98,12 @@ delivery_begin_after(PaxosSlot slot, const Certifier *restored)
 	(void) publish_chosen_index(slot);
 }
 
+void
+delivery_restored(void)
+{
+	token_memory_restored(get_certifier(), last_delivered);
+}
+
 PaxosSlot
 delivery_last(void)
 {
@@ -169,7 +176,10 @@ delivery_chosen(const PaxosChosen *chosen, size_t count)
 		last_delivered = chosen[done + batch - 1].slot;
 		chosen_log_write(chosen[done].slot, items, batch);
 		if (!worker.restoring)
+		{
+			token_memory_note(get_certifier(), last_delivered);
 			tell_backends(chosen[done].slot, items, verdicts, batch);
+		}
 		if (publish_chosen_index(chosen[done + batch - 1].slot))
 			worker.entries_to_apply += batch;
 		done += batch;

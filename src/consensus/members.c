@@ -25,6 +25,7 @@
 #include "shared/member_change.h"
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
+#include "shared/rows_to_keep.h"
 
 #define LAST_RESORT_ELECTIONS 20	/* in so many election timeouts another node would have come forward */
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
@@ -97,7 +98,7 @@ members_note_removed(void)
 	shmem_set_last_error(REMOVED_ERROR);
 	ereport(LOG,
 			(errmsg("this node was removed from the cluster"),
-			 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance, which keeps its rows and can join again.")));
+			 errhint("SELECT quorum.leave_cluster() makes it an ordinary instance, which keeps its rows and can join again, with keep_rows => true.")));
 }
 
 static void
@@ -425,5 +426,6 @@ members_forget_node(void)
 	pg_atomic_write_u64(&QuorumShmem->chosen_index, 0);
 	pg_atomic_write_u64(&QuorumShmem->accepted_index, 0);
 	pg_atomic_write_u32(&QuorumShmem->removed, 0);
+	rows_to_keep_forget();
 	shmem_set_last_error(NULL);
 }

@@ -28,6 +28,7 @@
 #include "consensus/worker_internal.h"
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
+#include "shared/token_memory.h"
 
 /* An acceptance is never so far ahead of what is delivered. */
 #define MAX_SLOTS_AHEAD (64 * WINDOW_SLOTS)
@@ -98,7 +99,8 @@ report_no_base(const char *detail)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("this node cannot start with what is left of its log"),
 			 errdetail("%s", detail),
-			 errhint("Rejoin this node as a new one.")));
+			 errhint("Let it join as a new node: quorum.remove_node() for it on a member, and here quorum.leave_cluster(force => true) and "
+					 "quorum.join_cluster(..., keep_rows => true).")));
 }
 
 /* Certification's memory goes over to the delivery. */
@@ -228,6 +230,7 @@ recovery_run(const IdentityFile *identity)
 	chosen_log_open_for_write(QUORUM_DIRECTORY);
 	worker.restoring = true;
 	worker.journal_identity = expected; /* asked for while records are restored */
+	token_memory_begin(identity->cluster_id, identity->node_id);
 	restore_base(identity);
 	worker.journal = journal_open(QUORUM_DIRECTORY, &worker.allocator, on_restored_record, NULL,
 								  &worker.journal_identity, &worker.incarnation);
@@ -239,6 +242,7 @@ recovery_run(const IdentityFile *identity)
 	fit_together();
 	if (worker.config.member_count == 0)
 		bootstrap(identity);
+	delivery_restored();
 	memory_restore();
 	generation_carry_out_request();
 	worker.restoring = false;

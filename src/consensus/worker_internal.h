@@ -84,6 +84,7 @@ extern void recovery_run(const IdentityFile *identity);
 
 /* ---- delivery.c ---- */
 extern void delivery_begin_after(PaxosSlot slot, const Certifier *restored);
+extern void delivery_restored(void);	/* at the end of recovery */
 extern PaxosSlot delivery_last(void);
 extern void delivery_note_place(PaxosSlot slot, JournalPlace place);
 extern void delivery_chosen(const PaxosChosen *chosen, size_t count);

@@ -14,7 +14,7 @@
  * Memory is bounded: the certifier remembers the newest `key_capacity` pairs of key and mode.  The *floor* is the index of the last one
  * that it forgot; an entry with an older base cannot be certified and is rejected.  Memory and floor are functions of the log alone, so the
  * capacity is part of the protocol: it must be the same on all nodes.  Tokens are remembered likewise; once fences are forgotten, an entry with a
- * base below theirs is rejected: it might be what they fenced.
+ * base below theirs is rejected: it might be what they fenced, or an attempt of which another one with the same token took effect (token_memory.h).
  */
 #ifndef QUORUM_CERTIFIER_H
 #define QUORUM_CERTIFIER_H
@@ -24,7 +24,9 @@
 #include <stdint.h>
 
 #define CERTIFIER_KEY_CAPACITY (1u << 20)	/* the cluster's; tests use less */
+#ifndef CERTIFIER_TOKEN_CAPACITY
 #define CERTIFIER_TOKEN_CAPACITY (1u << 18)	/* tokens that clients chose, and fences */
+#endif
 #define CERTIFIER_KEY_BYTES 13		/* big endian: u64 hash, u8 mode, u32 by how much its base is above the entry's */
 
 typedef enum CertifierMode

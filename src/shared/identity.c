@@ -97,8 +97,8 @@ append_identity(StringInfo buffer, const IdentityFile *identity)
 }
 
 /* The folder and the one above it, durable before anything is put into them. */
-static void
-make_directories(void)
+void
+identity_make_directory(void)
 {
 	char		parent[MAXPGPATH];
 
@@ -125,7 +125,7 @@ identity_write(const IdentityFile *identity)
 
 	initStringInfo(&buffer);
 	append_identity(&buffer, identity);
-	make_directories();
+	identity_make_directory();
 	file_replace(IDENTITY_PATH, IDENTITY_TEMPORARY_PATH, &buffer);
 	pfree(buffer.data);
 }

@@ -24,6 +24,7 @@ typedef struct IdentityFile
 } IdentityFile;
 
 extern bool identity_exists(void);
+extern void identity_make_directory(void);	/* QUORUM_DIRECTORY, durably; it may be there */
 extern void identity_write(const IdentityFile *identity);	/* creates the directory */
 extern void identity_read(IdentityFile *identity);	/* ERRCODE_DATA_CORRUPTED if malformed */
 

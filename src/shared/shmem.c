@@ -15,6 +15,7 @@
 #include "shared/proposal_queue.h"
 #include "shared/read_round.h"
 #include "shared/shmem.h"
+#include "shared/token_memory.h"
 
 QuorumShared *QuorumShmem = NULL;
 
@@ -25,7 +26,8 @@ shmem_request(void)
 	RequestAddinShmemSpace(proposal_queue_shmem_size());
 	RequestAddinShmemSpace(read_round_shmem_size());
 	RequestAddinShmemSpace(maintenance_shmem_size());
-	RequestNamedLWLockTranche("pg_quorum", 2);
+	RequestAddinShmemSpace(token_memory_shmem_size());
+	RequestNamedLWLockTranche("pg_quorum", 3);
 }
 
 static void
@@ -55,6 +57,7 @@ shmem_startup(void)
 		pg_atomic_init_u64(&QuorumShmem->log_state_last_applied, 0);
 		pg_atomic_init_u32(&QuorumShmem->log_state_wanted, LOG_STATE_NOT_WANTED);
 		pg_atomic_init_u64(&QuorumShmem->snapshot_needed, 0);
+		pg_atomic_init_u64(&QuorumShmem->rows_to_keep_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->consensus_restart_wanted, 0);
 		pg_atomic_init_u64(&QuorumShmem->accepted_index, 0);
 		pg_atomic_init_u32(&QuorumShmem->may_write, 0);
@@ -69,6 +72,7 @@ shmem_startup(void)
 	proposal_queue_shmem_startup();
 	read_round_shmem_startup();
 	maintenance_shmem_startup();
+	token_memory_shmem_startup();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -7,6 +7,7 @@
  *	 1. QuorumShared->lock (LWLock): identity, members, texts.  Short; never held while waiting.
  *	 2. TurnState->mutex (spinlock): order of commits and the proposals' states (proposal_queue.h).
  *	 3. ReadRounds->mutex (spinlock): who waits for a read index (read_round.h).
+ * TokenMemory->lock (LWLock, token_memory.h) is never taken together with another.
  * Single 64-bit numbers that many read are atomics; each says who writes it.
  */
 #ifndef QUORUM_SHMEM_H
@@ -156,6 +157,7 @@ typedef struct QuorumShared
 	pg_atomic_uint64 log_state_last_applied;	/* the last entry up to there that takes effect: tables that have it lack nothing of the state */
 	pg_atomic_uint32 log_state_wanted;	/* LogStateWanted */
 	pg_atomic_uint64 snapshot_needed;	/* 0, or the first index that others still have, while this node lacks what is before it.  Consensus worker writes */
+	pg_atomic_uint64 rows_to_keep_index;	/* rows_to_keep.h; 0: none.  Consensus worker writes, apply worker clears */
 	pg_atomic_uint32 consensus_restart_wanted;	/* 1: the consensus worker is to end and start anew; it clears it */
 	pg_atomic_uint64 accepted_index;	/* highest that this node has accepted; a hint.  Consensus worker writes */
 	pg_atomic_uint32 may_write;		/* 1: this node hears a quorum, or did a moment ago: backends may queue; consensus worker writes */

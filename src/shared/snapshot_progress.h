@@ -18,6 +18,7 @@ typedef enum SnapshotPhase
 	SNAPSHOT_CONNECTING,		/* to a donor */
 	SNAPSHOT_LOG_STATE,			/* receiving what follows from the log up to the snapshot */
 	SNAPSHOT_TABLES,			/* making and emptying tables */
+	SNAPSHOT_COMPARING,			/* sums of rows here with those of the donor */
 	SNAPSHOT_ROWS,				/* receiving rows */
 	SNAPSHOT_INDEXES,			/* building the indexes of a table */
 	SNAPSHOT_COMMITTING,
@@ -35,6 +36,8 @@ typedef struct SnapshotProgress
 	uint32		tables_total;
 	uint32		tables_done;
 	uint64		rows_copied;	/* of all tables, in this attempt */
+	uint64		rows_kept;		/* in tables that were compared */
+	uint64		rows_deleted;	/* the same */
 	uint64		bytes_received;
 	uint64		bytes_estimated;	/* size of the tables on the donor; what is received is of another size, but of the same order */
 	uint32		attempts;

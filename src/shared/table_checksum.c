@@ -111,6 +111,14 @@ table_sum_add(TableSum *sum, RowHash hash)
 	sum->hash.low += hash.low;
 }
 
+void
+table_sum_add_sum(TableSum *sum, const TableSum *other)
+{
+	sum->row_count += other->row_count;
+	sum->hash.high += other->hash.high;
+	sum->hash.low += other->hash.low;
+}
+
 bool
 table_sum_equal(const TableSum *one, const TableSum *other)
 {

@@ -31,6 +31,7 @@ extern RowHash row_hash(const void *bytes, size_t length);
 extern uint32_t row_bucket(const void *key_bytes, size_t length, uint32_t bucket_count);
 
 extern void table_sum_add(TableSum *sum, RowHash hash);
+extern void table_sum_add_sum(TableSum *sum, const TableSum *other);
 extern bool table_sum_equal(const TableSum *one, const TableSum *other);
 
 /* ---- what follows from the sums of all nodes ---- */

@@ -2,16 +2,18 @@
  * table_rows.c
  *	  All rows of a table under a snapshot, each with the bytes in which it travels and their hash.
  *
- * Process: check worker, client backends.  Must never use an index: what an index does not lead to is what is looked for.
+ * Process: check worker, client backends, apply worker.  Must never use an index: what an index does not lead to is what is looked for.
  *
  * Locks: the caller's on the table.
  */
 #include "postgres.h"
 
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 
 #include "shared/table_rows.h"
 #include "shared/writeset.h"
@@ -69,4 +71,58 @@ table_rows_visit(Relation relation, Snapshot snapshot, uint32 bucket_count, Tabl
 	pfree(buffers.row.data);
 	pfree(buffers.key.data);
 	return goes_on;
+}
+
+static bool
+add_to_bucket(void *context, const TableRow *row)
+{
+	table_sum_add(&((TableSum *) context)[row->bucket], row->hash);
+	return true;
+}
+
+TableSum *
+bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count)
+{
+	TableSum   *sums = palloc0(bucket_count * sizeof(TableSum));
+
+	(void) table_rows_visit(relation, snapshot, bucket_count, add_to_bucket, sums);
+	return sums;
+}
+
+bool
+check_says_damaged(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INTERNAL_ERROR || ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_DATA_EXCEPTION;
+}
+
+TableSum *
+try_bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count, char **damage)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	TableSum   *volatile sums = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		sums = bucket_sums(relation, snapshot, bucket_count);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!check_says_damaged(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		*damage = error->message;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return sums;
 }

@@ -26,6 +26,8 @@ typedef struct TableRow
 	uint32		bucket;
 } TableRow;
 
+#define TABLE_ROWS_MAX_BUCKETS 65536
+
 /* False: enough.  Called in a memory context that is reset after each row. */
 typedef bool (*TableRowVisitor) (void *context, const TableRow *row);
 
@@ -34,5 +36,14 @@ typedef bool (*TableRowVisitor) (void *context, const TableRow *row);
  * all rows.  Returns false if the visitor did. Interruptible.
  */
 extern bool table_rows_visit(Relation relation, Snapshot snapshot, uint32 bucket_count, TableRowVisitor visitor, void *context);
+
+/* Rows and sum of each bucket; palloc'd. */
+extern TableSum *bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count);
+
+/* The same; but NULL with a reason if the table is damaged so much that it cannot be read.  Any other error is raised. */
+extern TableSum *try_bucket_sums(Relation relation, Snapshot snapshot, uint32 bucket_count, char **damage);
+
+/* Does an error that reading a table raised say that what is stored is damaged?  All others pass, and say nothing about the table. */
+extern bool check_says_damaged(int sqlerrcode);
 
 #endif							/* QUORUM_TABLE_ROWS_H */

@@ -108,6 +108,7 @@ extern bool writeset_read_operation(WriteSetReader *reader, WriteSetOperation *o
 /* Into a virtual slot of the relation's row type: raises ERRCODE_DATATYPE_MISMATCH if the shape differs. */
 extern void writeset_read_row(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
 extern void writeset_read_key(WriteSetReader *reader, Relation relation, TupleTableSlot *slot);
+extern void writeset_skip_row(WriteSetReader *reader);	/* its bytes are those between the cursor before and after */
 
 /* Is the next operation such a one?  Not read by that. */
 extern bool writeset_next_is(const WriteSetReader *reader, WriteSetOperation operation);

@@ -503,6 +503,16 @@ writeset_read_row(WriteSetReader *reader, Relation relation, TupleTableSlot *slo
 }
 
 void
+writeset_skip_row(WriteSetReader *reader)
+{
+	uint16		count = writeset_read_u16(reader);
+
+	for (int i = 0; i < count; i++)
+		if (writeset_read_u8(reader) != WRITESET_COLUMN_NULL)
+			(void) writeset_take(reader, writeset_read_u32(reader));
+}
+
+void
 writeset_read_key(WriteSetReader *reader, Relation relation, TupleTableSlot *slot)
 {
 	RelationCodec *codec = get_codec(relation);

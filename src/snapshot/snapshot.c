@@ -14,7 +14,7 @@
  *	 2. The log state is durable before that commit, and the consensus worker does not look at it in between (log_state_lock).  It takes it iff the
  *		position row has its index, so one without the other never counts.
  *	 3. Meanwhile no local transaction has its turn: applied_index moves by this commit alone.
- *	 4. What is copied leads to where the log is held: its index is at least the one before snapshot_needed.
+ *	 4. What is copied leads to where the log is held: its index is at least the one before snapshot_needed, and the one that rows_to_keep.h says.
  *
  * Locks: those of snapshot_install.c; QuorumShmem->log_state_lock over the commit.
  */
@@ -31,7 +31,9 @@
 #include "shared/log_state_file.h"
 #include "shared/position.h"
 #include "shared/proposal_queue.h"
+#include "shared/rows_to_keep.h"
 #include "shared/shmem.h"
+#include "shared/table_rows.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/snapshot_internal.h"
 
@@ -46,7 +48,8 @@ typedef struct Donor
 
 static uint64 committing_index = 0; /* the transaction that is under way ends at this index; 0: it is none of ours */
 static uint32 attempts = 0;
-static const SnapshotReceiver *progress_of = NULL;	/* whose bytes are shown */
+static bool asked_in_parts = false; /* in the attempt that is under way */
+static bool asks_whole = false; /* the last attempt has shown that tables cannot be compared */
 
 /* ---- progress ---- */
 
@@ -68,19 +71,36 @@ snapshot_note_table(const char *schema_name, const char *table_name)
 	LWLockRelease(QuorumShmem->lock);
 }
 
+/* The caller holds the lock. */
+static void
+show_rows(const SnapshotReceiver *receiver, uint64 rows_of_table)
+{
+	QuorumShmem->snapshot.rows_copied = receiver->rows_copied + rows_of_table;
+	QuorumShmem->snapshot.tables_done = receiver->tables_done;
+	QuorumShmem->snapshot.bytes_received = receiver->bytes;
+}
+
 void
-snapshot_note_rows(uint64 rows, uint64 tables_done)
+snapshot_note_rows(const SnapshotReceiver *receiver, uint64 rows_of_table)
 {
 	static TimestampTz last_note = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (tables_done == QuorumShmem->snapshot.tables_done && !TimestampDifferenceExceeds(last_note, now, PROGRESS_INTERVAL_MS))
+	if (!TimestampDifferenceExceeds(last_note, now, PROGRESS_INTERVAL_MS))
 		return;
 	last_note = now;
 	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
-	QuorumShmem->snapshot.rows_copied = rows;
-	QuorumShmem->snapshot.tables_done = (uint32) tables_done;
-	QuorumShmem->snapshot.bytes_received = progress_of != NULL ? progress_of->bytes : 0;
+	show_rows(receiver, rows_of_table);
+	LWLockRelease(QuorumShmem->lock);
+}
+
+void
+snapshot_note_table_done(const SnapshotReceiver *receiver, uint64 kept_rows, uint64 deleted_rows)
+{
+	LWLockAcquire(QuorumShmem->lock, LW_EXCLUSIVE);
+	show_rows(receiver, 0);
+	QuorumShmem->snapshot.rows_kept += kept_rows;
+	QuorumShmem->snapshot.rows_deleted += deleted_rows;
 	LWLockRelease(QuorumShmem->lock);
 }
 
@@ -121,7 +141,11 @@ snapshot_is_due(void)
 	uint64		applied_index;
 	uint64		chosen_index;
 
-	if (needed == 0 || pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) != 0)
+	if (pg_atomic_read_u32(&QuorumShmem->consensus_restart_wanted) != 0)
+		return false;
+	if (rows_to_keep_pending())
+		return true;			/* whatever the log holds: to it, tables with rows are in the way */
+	if (needed == 0)
 		return false;
 	applied_index = turn_applied_index();
 	chosen_index = pg_atomic_read_u64(&QuorumShmem->chosen_index);
@@ -173,6 +197,27 @@ choose_donor(Donor *donor)
 	return true;
 }
 
+/* An older build answers only with all rows of all tables. */
+static bool
+gives_parts(PeerConnection *peer)
+{
+	PeerResult *answer = peer_query(peer, "SELECT pg_catalog.to_regprocedure('quorum.send_rows(bigint, integer, bytea)') IS NOT NULL", 0, NULL);
+
+	return answer->row_count == 1 && answer->rows[0][0] != NULL && strcmp(answer->rows[0][0], "t") == 0;
+}
+
+/*
+ * In parts the donor waits for us between two statements, while rows are compared and indexes built here: that must not end its transaction.
+ * But it is to notice soon when we are gone, since its snapshot keeps dead rows there.
+ */
+static const char *const donor_settings[] = {
+	"SET quorum.read_consistency = 'local'",
+	"SET idle_in_transaction_session_timeout = 0",
+	"SET tcp_keepalives_idle = 30",
+	"SET tcp_keepalives_interval = 10",
+	"SET tcp_keepalives_count = 3"
+};
+
 static void
 connect_to_donor(SnapshotReceiver *receiver, const Donor *donor)
 {
@@ -181,9 +226,14 @@ connect_to_donor(SnapshotReceiver *receiver, const Donor *donor)
 
 	shmem_get_identity(&identity);
 	receiver->peer = peer_connect(donor->conninfo, NULL, psprintf("node \"%s\", which is to give its tables", donor->node_name), NULL);
-	(void) peer_query(receiver->peer, "SET quorum.read_consistency = 'local'", 0, NULL);
+	for (int i = 0; i < lengthof(donor_settings); i++)
+		(void) peer_query(receiver->peer, donor_settings[i], 0, NULL);
+	receiver->in_parts = SNAPSHOT_NEWEST_VERSION >= SNAPSHOT_VERSION_PARTS && !asks_whole && gives_parts(receiver->peer);
+	asked_in_parts = receiver->in_parts;
+	snapshot_learn_token_ages(receiver->peer);
 	(void) peer_query(receiver->peer, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", 0, NULL);
-	call = psprintf("CALL quorum.send_tables(%d, '" UINT64_FORMAT "')", SNAPSHOT_VERSION, identity.cluster_id);
+	call = psprintf("CALL quorum.send_tables(%d, '" UINT64_FORMAT "')",
+					receiver->in_parts ? SNAPSHOT_VERSION_PARTS : SNAPSHOT_VERSION_WHOLE, identity.cluster_id);
 	peer_copy_begin(receiver->peer, call);
 }
 
@@ -193,28 +243,27 @@ connect_to_donor(SnapshotReceiver *receiver, const Donor *donor)
 static void
 check_index(const IncomingSnapshot *incoming)
 {
-	uint64		needed = pg_atomic_read_u64(&QuorumShmem->snapshot_needed);
+	uint64		needed = Max(pg_atomic_read_u64(&QuorumShmem->snapshot_needed), rows_to_keep_pending() ? rows_to_keep_index() + 1 : 0);
 	uint64		applied_index = turn_applied_index();
 
 	if (incoming->index < applied_index || incoming->index + 1 < needed)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the tables of that node are too old to be copied"),
-				 errdetail("They are at log index " UINT64_FORMAT "; this node is at " UINT64_FORMAT ", and the log is held from " UINT64_FORMAT " on.",
-						   incoming->index, applied_index, needed)));
+				 errdetail("They are at log index " UINT64_FORMAT "; this node is at " UINT64_FORMAT ", and needs them as of " UINT64_FORMAT " at least.",
+						   incoming->index, applied_index, Max(needed, 1) - 1)));
 }
 
+/* If there are no tables, it has been read already. */
 static void
-receive_end(SnapshotReceiver *receiver)
+receive_end(SnapshotReceiver *receiver, List *tables)
 {
-	uint64		frames = receiver->frames;
-	int			length;
-
-	if (writeset_read_u64(&receiver->reader) != frames - 1)
+	if (tables != NIL)
+		snapshot_expect_frame(receiver, SNAPSHOT_FRAME_END);
+	if (writeset_read_u64(&receiver->reader) != receiver->frames - 1)
 		snapshot_malformed("Frames are missing.");
 	snapshot_check_frame_end(receiver);
-	if (peer_copy_next(receiver->peer, &length) != NULL)
-		snapshot_malformed("Frames follow the last one.");
+	snapshot_check_answer_end(receiver);
 }
 
 /* In the transaction: what the tables are to be. */
@@ -233,12 +282,13 @@ receive_everything(SnapshotReceiver *receiver, IncomingSnapshot *incoming, Strin
 	snapshot_receive_log_state(receiver, log_state, &next);
 	snapshot_enter_phase(SNAPSHOT_TABLES);
 	tables = snapshot_receive_tables(receiver, incoming, next);
-	snapshot_prepare_tables(tables, identity.node_id);
+	if (receiver->in_parts)
+		receive_end(receiver, tables);
+	snapshot_prepare_tables(receiver, tables, identity.node_id);
 	snapshot_enter_phase(SNAPSHOT_ROWS);
 	snapshot_install_rows(receiver, tables, incoming->index);
-	if (tables != NIL)
-		snapshot_expect_frame(receiver, SNAPSHOT_FRAME_END);
-	receive_end(receiver);
+	if (!receiver->in_parts)
+		receive_end(receiver, tables);
 	if (incoming->index > turn_applied_index()) /* else the tables came from a backup that is as new */
 		position_update(incoming->index);
 }
@@ -271,6 +321,7 @@ commit(const IncomingSnapshot *incoming, StringInfo log_state)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	LWLockRelease(QuorumShmem->log_state_lock);
+	rows_to_keep_done();
 	shmem_restart_consensus();
 }
 
@@ -298,12 +349,9 @@ copy_from(const Donor *donor)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(TopTransactionContext);
 	initStringInfo(&log_state);
-	progress_of = &receiver;
 	connect_to_donor(&receiver, donor);
 	receive_everything(&receiver, &incoming, &log_state);
 	check_log_state(&incoming, &log_state);
-	snapshot_note_rows(QuorumShmem->snapshot.rows_copied, incoming.table_count);
-	progress_of = NULL;
 	peer_close(receiver.peer);
 	commit(&incoming, &log_state);
 	ereport(LOG,
@@ -329,21 +377,30 @@ snapshot_copy(void)
 	pgstat_report_activity(STATE_RUNNING, activity);
 	ereport(LOG,
 			(errmsg("copying the replicated tables from node \"%s\"", donor->node_name),
-			 errdetail("The log is held from index " UINT64_FORMAT " on, the tables here are at " UINT64_FORMAT ".",
-					   pg_atomic_read_u64(&QuorumShmem->snapshot_needed), turn_applied_index())));
+			 rows_to_keep_pending() ? errdetail("This node is new, and the rows that its tables have are kept where they are the same.")
+			 : errdetail("The log is held from index " UINT64_FORMAT " on, the tables here are at " UINT64_FORMAT ".",
+						 pg_atomic_read_u64(&QuorumShmem->snapshot_needed), turn_applied_index())));
 	copy_from(donor);
 	attempts = 0;
+	asks_whole = false;
 	turn_resume();
 	snapshot_enter_phase(SNAPSHOT_DONE);
 	return true;
 }
 
+/* The donor does not know what it was asked for, as its library is older than its catalogs; or what is stored here is damaged. */
+static bool
+says_not_to_compare(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || check_says_damaged(sqlerrcode);
+}
+
 void
-snapshot_after_error(void)
+snapshot_after_error(int sqlerrcode)
 {
 	attempts++;
+	asks_whole = asked_in_parts && says_not_to_compare(sqlerrcode);
 	committing_index = 0;
-	progress_of = NULL;
 	turn_resume();
 	snapshot_note_table("", "");
 	snapshot_enter_phase(SNAPSHOT_WAITING);

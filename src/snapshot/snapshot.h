@@ -15,11 +15,11 @@ extern bool snapshot_is_due(void);
 
 /*
  * One attempt.  Outside a transaction.  True: the tables are where the donor's were, and the consensus worker starts anew from there.  Errors are
- * raised with ERROR: after the caller has aborted, snapshot_after_error() says how long to wait, and the next attempt tries another donor.
+ * raised with ERROR: after the caller has aborted it calls snapshot_after_error(), and the next attempt tries another donor.
  * False: it can't begin just now, and is to be tried again in a moment.
  */
 extern bool snapshot_copy(void);
-extern void snapshot_after_error(void);
+extern void snapshot_after_error(int sqlerrcode);
 
 /* At the start of the apply worker: its predecessor may have ended in the middle of a copy. */
 extern void snapshot_reset(void);

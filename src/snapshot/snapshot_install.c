@@ -5,42 +5,39 @@
  * Process: apply worker, within the one transaction of the copy.  Must never leave a replicated table of before as it was: afterwards each is
  * at the snapshot's index, or not replicated any more, as on the donor.
  *
- * What the rows say is stored as it is, as row_apply.c does: no triggers, constraints or defaults, generated columns as values.  Indexes are built
- * when all rows of a table are there, which is faster, and finds a violation of uniqueness.
+ * A table that is here and has rows is compared with the donor's, if that one can be asked, and only what differs is copied
+ * (snapshot_correct.c); all others are emptied and filled (snapshot_load.c).
  *
  * Invariants
  *	 1. A table is kept if it has the number and the shape that it has there; else it is dropped, if it was a replicated one, and made anew.
- *	 2. An ordinary table of that name is taken only if it is empty and of the same shape, as by the log.
- *	 3. Code of users, in types and index expressions, runs as the owner of the table.
+ *	 2. An ordinary table of that name is taken only if it is of the same shape, and empty, as by the log, or whoever had the node join said that
+ *		such tables may be taken with their rows (rows_to_keep.h).
+ *	 3. A copy that is known to differ is not compared: what is wrong with it may be more than what rows tell.
  *
  * Locks: ACCESS EXCLUSIVE on each table, to the end of the transaction.
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "executor/executor.h"
-#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "apply/apply_internal.h"
 #include "cluster/internal_query.h"
 #include "shared/replicated_tables.h"
+#include "shared/rows_to_keep.h"
 #include "shared/sequences.h"
 #include "shared/table_health.h"
 #include "snapshot/snapshot_internal.h"
-
-#define MOST_ROWS_PER_FRAME 10000
 
 /* ---- which tables ---- */
 
@@ -128,11 +125,10 @@ list_relid(Oid relid)
 	relids_here = lappend_oid(relids_here, relid);
 }
 
-/* Those that were replicated before: kept, or not.  Returns the relations to be emptied. */
-static List *
-sort_out_tables(List *tables, uint32 own_node_id)
+/* Those that were replicated before: kept, or not. */
+static void
+sort_out_tables(const SnapshotReceiver *receiver, List *tables, uint32 own_node_id)
 {
-	List	   *to_empty = NIL;
 	ListCell   *cell;
 
 	relids_here = NIL;
@@ -158,11 +154,11 @@ sort_out_tables(List *tables, uint32 own_node_id)
 		}
 		there->relid = relid;
 		there->keeps_rows = there->state == REPLICATED_TABLE_COPYING && there->origin_node == own_node_id;
-		if (!there->keeps_rows)
-			to_empty = lappend_oid(to_empty, relid);
+		there->is_emptied = !there->keeps_rows;
+		there->is_compared = receiver->in_parts && there->is_emptied && here.state == REPLICATED_TABLE_ACTIVE &&
+			there->state == REPLICATED_TABLE_ACTIVE && here.quarantined_index == 0;
 	}
 	list_free(relids_here);
-	return to_empty;
 }
 
 /*
@@ -183,19 +179,75 @@ adopt_original(IncomingTable *table, uint32 own_node_id)
 	return true;
 }
 
-void
-snapshot_prepare_tables(List *tables, uint32 own_node_id)
+static bool
+is_plain_table(Oid relid)
 {
-	List	   *to_empty = sort_out_tables(tables, own_node_id);
+	Relation	relation = relation_open(relid, NoLock);
+	bool		is_plain = relation->rd_rel->relkind == RELKIND_RELATION &&
+		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT && replicated_table_by_relid(relid) == NULL;
+
+	relation_close(relation, NoLock);
+	return is_plain;
+}
+
+/* Invariant 2: an ordinary table, whatever rows it has.  What can't be taken is left to table_apply_create(), which says why. */
+static void
+adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
+{
+	Oid			schema = get_namespace_oid(table->schema_name, true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(table->table_name, schema) : InvalidOid;
+
+	if (!OidIsValid(relid) || table->state != REPLICATED_TABLE_ACTIVE)
+		return;
+	LockRelationOid(relid, AccessExclusiveLock);
+	if (get_relname_relid(table->table_name, schema) != relid || !is_plain_table(relid) || !has_shape(relid, table->shape))
+		return;
+	replicated_table_note_copying(relid, table->table_id, table->origin_node);
+	table->relid = relid;
+	table->is_emptied = true;
+	table->is_compared = receiver->in_parts;
+}
+
+static void
+compare_tables(SnapshotReceiver *receiver, List *tables)
+{
 	ListCell   *cell;
 
-	CommandCounterIncrement();
-	if (to_empty != NIL)
-		table_apply_empty(to_empty, false);
+	snapshot_enter_phase(SNAPSHOT_COMPARING);
 	foreach(cell, tables)
 	{
 		IncomingTable *table = lfirst(cell);
 
+		if (!table->is_compared)
+			continue;
+		snapshot_note_table(table->schema_name, table->table_name);
+		apply_note_table(table->schema_name, table->table_name);
+		table->is_compared = snapshot_compare(receiver, table);
+		table->is_emptied = !table->is_compared;
+	}
+	apply_note_table(NULL, NULL);
+	snapshot_note_table("", "");
+	snapshot_enter_phase(SNAPSHOT_TABLES);
+}
+
+void
+snapshot_prepare_tables(SnapshotReceiver *receiver, List *tables, uint32 own_node_id)
+{
+	ListCell   *cell;
+
+	sort_out_tables(receiver, tables, own_node_id);
+	CommandCounterIncrement();
+	if (rows_to_keep_pending())
+		foreach(cell, tables)
+			if (!OidIsValid(((IncomingTable *) lfirst(cell))->relid))
+				adopt_with_rows(receiver, lfirst(cell));
+	compare_tables(receiver, tables);
+	foreach(cell, tables)
+	{
+		IncomingTable *table = lfirst(cell);
+
+		if (table->is_emptied)
+			table_apply_renew(table->relid);
 		if (OidIsValid(table->relid) || adopt_original(table, own_node_id))
 			continue;
 		snapshot_note_table(table->schema_name, table->table_name);
@@ -207,99 +259,21 @@ snapshot_prepare_tables(List *tables, uint32 own_node_id)
 
 /* ---- rows ---- */
 
-/* The table whose rows come in. */
-typedef struct Loader
-{
-	Relation	relation;
-	BulkInsertState bulk;
-	int			options;
-	TupleTableSlot **slots;		/* as many as a frame had at most so far */
-	uint32		slot_count;
-	MemoryContext rows_context; /* reset with each frame */
-	uint64		row_count;
-} Loader;
-
-static void
-begin_loading(Loader *loader, const IncomingTable *table)
-{
-	memset(loader, 0, sizeof(Loader));
-	loader->relation = table_open(table->relid, AccessExclusiveLock);
-	loader->bulk = GetBulkInsertState();
-	loader->options = TABLE_INSERT_SKIP_FSM;
-	loader->slots = palloc(sizeof(TupleTableSlot *) * MOST_ROWS_PER_FRAME);
-	loader->rows_context = AllocSetContextCreate(CurrentMemoryContext, "quorum snapshot rows", ALLOCSET_DEFAULT_SIZES);
-}
-
-static void
-store_rows(Loader *loader, WriteSetReader *reader)
-{
-	uint32		count = writeset_read_u32(reader);
-
-	if (count == 0 || count > MOST_ROWS_PER_FRAME)
-		snapshot_malformed("A frame has an impossible number of rows.");
-	for (; loader->slot_count < count; loader->slot_count++)
-		loader->slots[loader->slot_count] = MakeSingleTupleTableSlot(RelationGetDescr(loader->relation), &TTSOpsVirtual);
-	MemoryContextSwitchTo(loader->rows_context);
-	for (uint32 i = 0; i < count; i++)
-		writeset_read_row(reader, loader->relation, loader->slots[i]);
-	table_multi_insert(loader->relation, loader->slots, (int) count, GetCurrentCommandId(true), loader->options, loader->bulk);
-	for (uint32 i = 0; i < count; i++)
-		ExecClearTuple(loader->slots[i]);
-	loader->row_count += count;
-}
-
-/* Invariant 3. */
-static void
-store_rows_as_owner(Loader *loader, WriteSetReader *reader)
-{
-	MemoryContext old_context = CurrentMemoryContext;
-	Oid			owner = loader->relation->rd_rel->relowner;
-	int			guc_level = NewGUCNestLevel();
-	Oid			saved_user;
-	int			saved_security_context;
-
-	GetUserIdAndSecContext(&saved_user, &saved_security_context);
-	SetUserIdAndSecContext(owner, superuser_arg(owner) ? saved_security_context :
-						   saved_security_context | SECURITY_RESTRICTED_OPERATION);
-	store_rows(loader, reader);
-	AtEOXact_GUC(false, guc_level);
-	SetUserIdAndSecContext(saved_user, saved_security_context);
-	MemoryContextSwitchTo(old_context);
-	MemoryContextReset(loader->rows_context);
-}
-
-static void
-end_loading(Loader *loader, uint64 sent_rows)
-{
-	Oid			relid = RelationGetRelid(loader->relation);
-
-	FreeBulkInsertState(loader->bulk);
-	table_finish_bulk_insert(loader->relation, loader->options);
-	for (uint32 i = 0; i < loader->slot_count; i++)
-		ExecDropSingleTupleTableSlot(loader->slots[i]);
-	pfree(loader->slots);
-	MemoryContextDelete(loader->rows_context);
-	table_close(loader->relation, NoLock);
-	if (loader->row_count != sent_rows)
-		snapshot_malformed(psprintf("Of table %s came " UINT64_FORMAT " rows instead of " UINT64_FORMAT ".", qualified_name_of(relid),
-									loader->row_count, sent_rows));
-	CommandCounterIncrement();
-}
-
 static void
 build_indexes(const IncomingTable *table)
 {
 	ReindexParams parameters = {0};
 
 	snapshot_enter_phase(SNAPSHOT_INDEXES);
-	(void) reindex_relation(table->relid, 0, &parameters);
+	(void) reindex_relation(table->relid, table->is_compared ? REINDEX_REL_PROCESS_TOAST : 0, &parameters);
 	CommandCounterIncrement();
 	snapshot_enter_phase(SNAPSHOT_ROWS);
 }
 
-static void
-advance_sequences(const IncomingTable *table, WriteSetReader *reader)
+void
+snapshot_advance_sequences(SnapshotReceiver *receiver, const IncomingTable *table)
 {
+	WriteSetReader *reader = &receiver->reader;
 	uint32		count = writeset_read_u32(reader);
 
 	for (uint32 i = 0; i < count; i++)
@@ -309,6 +283,7 @@ advance_sequences(const IncomingTable *table, WriteSetReader *reader)
 
 		sequence_advance(table->relid, column, value);
 	}
+	snapshot_check_frame_end(receiver);
 }
 
 static void
@@ -326,43 +301,87 @@ activate(const IncomingTable *table)
 }
 
 /* On the node that quorum.replicate() was called on they are the original; what comes is what of them is in the log. */
-static uint64
+static void
 skip_rows(SnapshotReceiver *receiver)
 {
+	if (receiver->in_parts)
+		return;					/* nobody asked for them */
 	while (snapshot_read_frame(receiver) == SNAPSHOT_FRAME_ROWS)
 		;
-	return writeset_read_u64(&receiver->reader);
 }
 
-static void
-install_table(SnapshotReceiver *receiver, const IncomingTable *table, uint64 *rows_copied, uint64 tables_done)
+/* All rows, into a table that is empty; returns their number. */
+static uint64
+receive_rows(SnapshotReceiver *receiver, const IncomingTable *table)
 {
+	Relation	relation = table_open(table->relid, AccessExclusiveLock);
 	SnapshotFrameKind kind;
-	Loader		loader;
+	RowLoader	loader;
 	uint64		sent_rows;
 
-	if (table->keeps_rows)
+	if (receiver->in_parts)
+		snapshot_ask(receiver, psprintf("CALL quorum.send_rows(%lld, 0, '')", (long long) table->table_id));
+	snapshot_load_begin(&loader, relation, TABLE_INSERT_SKIP_FSM);
+	while ((kind = snapshot_read_answer(receiver)) == SNAPSHOT_FRAME_ROWS)
 	{
-		(void) skip_rows(receiver);
-		return;
-	}
-	begin_loading(&loader, table);
-	while ((kind = snapshot_read_frame(receiver)) == SNAPSHOT_FRAME_ROWS)
-	{
-		store_rows_as_owner(&loader, &receiver->reader);
+		snapshot_load_frame(&loader, &receiver->reader);
 		snapshot_check_frame_end(receiver);
-		snapshot_note_rows(*rows_copied + loader.row_count, tables_done);
+		snapshot_note_rows(receiver, loader.stored_rows);
 	}
+	snapshot_load_end(&loader);
+	table_close(relation, NoLock);
 	if (kind != SNAPSHOT_FRAME_TABLE_END)
 		snapshot_malformed("A table does not end.");
 	sent_rows = writeset_read_u64(&receiver->reader);
-	end_loading(&loader, sent_rows);
-	*rows_copied += sent_rows;
-	advance_sequences(table, &receiver->reader);
-	snapshot_check_frame_end(receiver);
-	if (sent_rows > 0)
+	if (loader.stored_rows != sent_rows)
+		snapshot_malformed(psprintf("Of table %s came " UINT64_FORMAT " rows instead of " UINT64_FORMAT ".", qualified_name_of(table->relid),
+									loader.stored_rows, sent_rows));
+	snapshot_advance_sequences(receiver, table);
+	if (receiver->in_parts)
+		snapshot_check_answer_end(receiver);
+	return sent_rows;
+}
+
+/* Only what differs, into a table that has rows; if that does not make it the donor's, all of them. */
+static void
+correct_rows(SnapshotReceiver *receiver, IncomingTable *table, CorrectedRows *rows)
+{
+	if (snapshot_correct(receiver, table, rows))
+		return;
+	ereport(LOG,
+			(errmsg("table %s is still not the donor's after what differed was copied: it is copied whole", qualified_name_of(table->relid))));
+	table->is_compared = false;
+	memset(rows, 0, sizeof(CorrectedRows));
+	table_apply_renew(table->relid);
+	rows->copied = receive_rows(receiver, table);
+}
+
+static void
+install_table(SnapshotReceiver *receiver, IncomingTable *table)
+{
+	CorrectedRows rows = {0};
+
+	if (table->keeps_rows)
+	{
+		skip_rows(receiver);
+		receiver->tables_done++;
+		return;
+	}
+	if (table->is_compared)
+		correct_rows(receiver, table, &rows);
+	else
+		rows.copied = receive_rows(receiver, table);
+	receiver->rows_copied += rows.copied;
+	CommandCounterIncrement();
+	if (rows.copied > 0 || table->is_compared)
 		build_indexes(table);
 	activate(table);
+	if (table->is_compared)
+		ereport(LOG,
+				(errmsg("table %s: " UINT64_FORMAT " rows kept, " UINT64_FORMAT " copied, " UINT64_FORMAT " deleted",
+						qualified_name_of(table->relid), rows.kept, rows.copied, rows.deleted)));
+	receiver->tables_done++;
+	snapshot_note_table_done(receiver, rows.kept, rows.deleted);
 }
 
 /* What was found of the rows before says nothing of these; the next check does. */
@@ -376,19 +395,16 @@ note_copied(uint64 index, const IncomingTable *table)
 void
 snapshot_install_rows(SnapshotReceiver *receiver, List *tables, uint64 index)
 {
-	uint64		rows_copied = 0;
-	uint64		tables_done = 0;
 	ListCell   *cell;
 
 	foreach(cell, tables)
 	{
-		const IncomingTable *table = lfirst(cell);
+		IncomingTable *table = lfirst(cell);
 
 		snapshot_note_table(table->schema_name, table->table_name);
 		apply_note_table(table->schema_name, table->table_name);
-		install_table(receiver, table, &rows_copied, tables_done);
+		install_table(receiver, table);
 		note_copied(index, table);
-		snapshot_note_rows(rows_copied, ++tables_done);
 	}
 	snapshot_note_table("", "");
 	apply_note_table(NULL, NULL);

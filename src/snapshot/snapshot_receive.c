@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "port/pg_crc32c.h"
 
@@ -76,6 +77,38 @@ snapshot_check_frame_end(const SnapshotReceiver *receiver)
 		snapshot_malformed("Bytes follow the end of a frame's content.");
 }
 
+/* ---- one table's ---- */
+
+void
+snapshot_ask(SnapshotReceiver *receiver, const char *call)
+{
+	peer_copy_begin(receiver->peer, call);
+}
+
+SnapshotFrameKind
+snapshot_read_answer(SnapshotReceiver *receiver)
+{
+	SnapshotFrameKind kind;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		kind = snapshot_read_frame(receiver);
+	} while (kind == SNAPSHOT_FRAME_PROGRESS);
+	return kind;
+}
+
+void
+snapshot_check_answer_end(SnapshotReceiver *receiver)
+{
+	int			length;
+
+	if (peer_copy_next(receiver->peer, &length) != NULL)
+		snapshot_malformed("Frames follow the last one.");
+}
+
+/* ---- all tables' ---- */
+
 void
 snapshot_receive_begin(SnapshotReceiver *receiver, IncomingSnapshot *incoming)
 {
@@ -85,8 +118,8 @@ snapshot_receive_begin(SnapshotReceiver *receiver, IncomingSnapshot *incoming)
 
 	shmem_get_identity(&identity);
 	snapshot_expect_frame(receiver, SNAPSHOT_FRAME_BEGIN);
-	if (writeset_read_u32(reader) != SNAPSHOT_VERSION)
-		snapshot_malformed("It has a version that this build does not know.");
+	if (writeset_read_u32(reader) != (receiver->in_parts ? SNAPSHOT_VERSION_PARTS : SNAPSHOT_VERSION_WHOLE))
+		snapshot_malformed("It has another version than was asked for.");
 	if (writeset_read_u64(reader) != identity.cluster_id)
 		snapshot_malformed("It is of another cluster.");
 	incoming->donor_id = writeset_read_u32(reader);

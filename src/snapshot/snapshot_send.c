@@ -1,6 +1,7 @@
 /*
  * snapshot_send.c
- *	  The donor's half of a copy: CALL quorum.send_tables(…) sends all replicated tables as its snapshot sees them.
+ *	  The donor's half of a copy: CALL quorum.send_tables(…) sends all replicated tables as its snapshot sees them, with their rows, or without: then
+ *	  the client asks for these by quorum.send_rows() (snapshot_send_rows.c).
  *
  * Runs in an ordinary backend, whose client is the apply worker of another member, with the rights of quorum_peer: tables are read beneath
  * privileges and row-level security, because a copy that leaves rows out would be none.  Must never write, and never keep this node's apply worker
@@ -50,10 +51,8 @@
 #include "shared/sequences.h"
 #include "shared/shmem.h"
 #include "shared/writeset.h"
-#include "snapshot/snapshot_format.h"
+#include "snapshot/snapshot_send_internal.h"
 
-#define ROWS_PER_FRAME 1000
-#define BYTES_PER_FRAME (256 * 1024)
 #define STALL_TIMEOUT_MS 60000
 
 PG_FUNCTION_INFO_V1(quorum_send_tables);
@@ -73,6 +72,7 @@ typedef struct SentTable
 
 typedef struct Sender
 {
+	int			version;
 	uint64		cluster_id;
 	uint32		own_node_id;
 	uint64		index;
@@ -80,17 +80,18 @@ typedef struct Sender
 	SentTable  *tables;
 	int			table_count;
 	SentTable **order;
-	uint64		frames;
-	MemoryContext frame_context;	/* reset with each frame of rows */
+	FrameStream stream;
 } Sender;
 
 /* ---- the connection ---- */
 
-static void
-begin_copy_out(void)
+void
+send_stream_begin(FrameStream *stream)
 {
 	StringInfoData message;
 
+	stream->frames = 0;
+	stream->frame_context = AllocSetContextCreate(CurrentMemoryContext, "quorum snapshot frame", ALLOCSET_DEFAULT_SIZES);
 	pq_beginmessage(&message, 'H');
 	pq_sendbyte(&message, 1);	/* binary */
 	pq_sendint16(&message, 0);	/* frames have no columns */
@@ -124,8 +125,14 @@ wait_until_sent(void)
 	}
 }
 
-static void
-begin_frame(StringInfo frame, SnapshotFrameKind kind)
+void
+send_stream_end(void)
+{
+	pq_putemptymessage('c');
+}
+
+void
+send_frame_begin(StringInfo frame, SnapshotFrameKind kind)
 {
 	initStringInfo(frame);
 	pq_sendbyte(frame, kind);
@@ -138,8 +145,8 @@ put_text(StringInfo frame, const char *text)
 	appendBinaryStringInfo(frame, text, (int) strlen(text));
 }
 
-static void
-send_frame(Sender *sender, StringInfo frame)
+void
+send_frame(FrameStream *stream, StringInfo frame)
 {
 	pg_crc32c	crc;
 
@@ -149,7 +156,7 @@ send_frame(Sender *sender, StringInfo frame)
 	pq_sendint32(frame, crc);
 	pq_putmessage_noblock('d', frame->data, frame->len);
 	pfree(frame->data);
-	sender->frames++;
+	stream->frames++;
 	wait_until_sent();
 	CHECK_FOR_INTERRUPTS();
 }
@@ -304,15 +311,15 @@ send_begin(Sender *sender)
 {
 	StringInfoData frame;
 
-	begin_frame(&frame, SNAPSHOT_FRAME_BEGIN);
-	pq_sendint32(&frame, SNAPSHOT_VERSION);
+	send_frame_begin(&frame, SNAPSHOT_FRAME_BEGIN);
+	pq_sendint32(&frame, (uint32) sender->version);
 	pq_sendint64(&frame, sender->cluster_id);
 	pq_sendint32(&frame, sender->own_node_id);
 	pq_sendint64(&frame, sender->index);
 	put_text(&frame, GetDatabaseEncodingName());
 	pq_sendint32(&frame, (uint32) sender->table_count);
 	pq_sendint64(&frame, bytes_of_tables(sender));
-	send_frame(sender, &frame);
+	send_frame(&sender->stream, &frame);
 }
 
 static bytea *
@@ -348,9 +355,9 @@ send_log_state(Sender *sender)
 		Size		part = Min(length - sent, (Size) BYTES_PER_FRAME);
 		StringInfoData frame;
 
-		begin_frame(&frame, SNAPSHOT_FRAME_LOG_STATE);
+		send_frame_begin(&frame, SNAPSHOT_FRAME_LOG_STATE);
 		appendBinaryStringInfo(&frame, VARDATA_ANY(state) + sent, (int) part);
-		send_frame(sender, &frame);
+		send_frame(&sender->stream, &frame);
 		sent += part;
 	}
 	pfree(state);
@@ -374,7 +381,7 @@ send_table(Sender *sender, const SentTable *table)
 {
 	StringInfoData frame;
 
-	begin_frame(&frame, SNAPSHOT_FRAME_TABLE);
+	send_frame_begin(&frame, SNAPSHOT_FRAME_TABLE);
 	pq_sendint64(&frame, table->table_id);
 	put_text(&frame, get_namespace_name(RelationGetNamespace(table->relation)));
 	put_text(&frame, RelationGetRelationName(table->relation));
@@ -384,19 +391,19 @@ send_table(Sender *sender, const SentTable *table)
 	pq_sendint64(&frame, table->row_count);
 	put_text(&frame, describe_table("table_shape", table->relid));
 	put_text(&frame, describe_table("table_definition", table->relid));
-	send_frame(sender, &frame);
+	send_frame(&sender->stream, &frame);
 }
 
 /* The next rows of the scan as one frame; returns their number.  A scan that has ended would begin again: it is not to be asked once more. */
 static uint32
-send_some_rows(Sender *sender, const SentTable *table, TableScanDesc scan, TupleTableSlot *slot, bool *at_end)
+send_some_rows(FrameStream *stream, Relation relation, TableScanDesc scan, TupleTableSlot *slot, bool *at_end)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(sender->frame_context);
+	MemoryContext old_context = MemoryContextSwitchTo(stream->frame_context);
 	StringInfoData frame;
 	uint32		count = 0;
 	uint32		count_in_order;
 
-	begin_frame(&frame, SNAPSHOT_FRAME_ROWS);
+	send_frame_begin(&frame, SNAPSHOT_FRAME_ROWS);
 	pq_sendint32(&frame, 0);
 	while (count < ROWS_PER_FRAME && frame.len < BYTES_PER_FRAME)
 	{
@@ -404,50 +411,62 @@ send_some_rows(Sender *sender, const SentTable *table, TableScanDesc scan, Tuple
 		if (*at_end)
 			break;
 		slot_getallattrs(slot);
-		writeset_put_row(&frame, table->relation, slot);
+		writeset_put_row(&frame, relation, slot);
 		count++;
 	}
 	count_in_order = pg_hton32(count);
 	memcpy(frame.data + 1, &count_in_order, sizeof(count_in_order));
 	if (count > 0)
-		send_frame(sender, &frame);
+		send_frame(stream, &frame);
 	MemoryContextSwitchTo(old_context);
-	MemoryContextReset(sender->frame_context);
+	MemoryContextReset(stream->frame_context);
 	return count;
 }
 
 /* Sequences are not under the snapshot: what they say now is at least as far. */
-static void
-send_table_end(Sender *sender, const SentTable *table, uint64 row_count)
+void
+send_table_end(FrameStream *stream, Oid relid, uint64 row_count)
 {
 	StringInfoData frame;
 	uint32		count;
 	uint32		count_in_order;
 	int			place;
 
-	begin_frame(&frame, SNAPSHOT_FRAME_TABLE_END);
+	send_frame_begin(&frame, SNAPSHOT_FRAME_TABLE_END);
 	pq_sendint64(&frame, row_count);
 	place = frame.len;
 	pq_sendint32(&frame, 0);
-	count = sequences_put_values(&frame, table->relid);
+	count = sequences_put_values(&frame, relid);
 	count_in_order = pg_hton32(count);
 	memcpy(frame.data + place, &count_in_order, sizeof(count_in_order));
-	send_frame(sender, &frame);
+	send_frame(stream, &frame);
 }
 
-static void
-send_rows(Sender *sender, const SentTable *table)
+uint64
+send_all_rows(FrameStream *stream, Relation relation, Snapshot snapshot)
 {
-	TableScanDesc scan = table_beginscan(table->relation, sender->snapshot, 0, NULL);
-	TupleTableSlot *slot = table_slot_create(table->relation, NULL);
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
 	uint64		row_count = 0;
 	bool		at_end = false;
 
 	while (!at_end)
-		row_count += send_some_rows(sender, table, scan, slot, &at_end);
+		row_count += send_some_rows(stream, relation, scan, slot, &at_end);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	send_table_end(sender, table, row_count);
+	return row_count;
+}
+
+/* Version 1: the rows in the same go. */
+static void
+send_tables_whole(Sender *sender)
+{
+	for (int i = 0; i < sender->table_count; i++)
+	{
+		SentTable  *table = sender->order[i];
+
+		send_table_end(&sender->stream, table->relid, send_all_rows(&sender->stream, table->relation, sender->snapshot));
+	}
 }
 
 static void
@@ -459,44 +478,52 @@ send_everything(Sender *sender)
 	for (int i = 0; i < sender->table_count; i++)
 		lock_table(sender, &sender->tables[i]);
 	order_tables(sender);
-	begin_copy_out();
+	send_stream_begin(&sender->stream);
 	send_begin(sender);
 	send_log_state(sender);
 	for (int i = 0; i < sender->table_count; i++)
 		send_table(sender, sender->order[i]);
-	for (int i = 0; i < sender->table_count; i++)
-		send_rows(sender, sender->order[i]);
-	begin_frame(&frame, SNAPSHOT_FRAME_END);
-	pq_sendint64(&frame, sender->frames);
-	send_frame(sender, &frame);
-	pq_putemptymessage('c');
+	if (sender->version == SNAPSHOT_VERSION_WHOLE)
+		send_tables_whole(sender);
+	send_frame_begin(&frame, SNAPSHOT_FRAME_END);
+	pq_sendint64(&frame, sender->stream.frames);
+	send_frame(&sender->stream, &frame);
+	send_stream_end();
 	for (int i = 0; i < sender->table_count; i++)
 		table_close(sender->tables[i].relation, NoLock);
 }
 
 /* ---- SQL ---- */
 
-static void
-check_request(int32 version, const char *cluster_id, const NodeIdentity *identity)
+void
+send_check_request(NodeIdentity *identity, const char *procedure)
 {
+	shmem_get_identity(identity);
 	if (identity->node_id == 0 || pg_atomic_read_u32(&QuorumShmem->apply_failed) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this node is not fit to give its tables to others"),
 				 errdetail("It is no member of a cluster, or stands still.")));
-	if (version != SNAPSHOT_VERSION)
+	if (!IsolationUsesXactSnapshot() || !XactReadOnly)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s must be called in a transaction with REPEATABLE READ, READ ONLY", procedure)));
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	pgstat_report_activity(STATE_RUNNING, "sending the replicated tables to another node");
+}
+
+static void
+check_versions(int32 version, const char *cluster_id, const NodeIdentity *identity)
+{
+	if (version < SNAPSHOT_VERSION_WHOLE || version > SNAPSHOT_NEWEST_VERSION)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("version %d of the copying of tables is not known here", version),
-				 errdetail("This node knows version %d.", SNAPSHOT_VERSION)));
+				 errdetail("This node knows the versions %d to %d.", SNAPSHOT_VERSION_WHOLE, SNAPSHOT_NEWEST_VERSION)));
 	if (strcmp(cluster_id, psprintf(UINT64_FORMAT, identity->cluster_id)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this node is a member of another cluster")));
-	if (!IsolationUsesXactSnapshot() || !XactReadOnly)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("quorum.send_tables() must be called in a transaction with REPEATABLE READ, READ ONLY")));
 }
 
 Datum
@@ -510,15 +537,14 @@ quorum_send_tables(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("arguments of quorum.send_tables() must not be null")));
+	sender.version = PG_GETARG_INT32(0);
 	shmem_get_identity(&identity);
-	check_request(PG_GETARG_INT32(0), text_to_cstring(PG_GETARG_TEXT_PP(1)), &identity);
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	pgstat_report_activity(STATE_RUNNING, "sending the replicated tables to another node");
+	check_versions(sender.version, text_to_cstring(PG_GETARG_TEXT_PP(1)), &identity);
+	send_check_request(&identity, "quorum.send_tables()");
 	sender.cluster_id = identity.cluster_id;
 	sender.own_node_id = identity.node_id;
 	sender.snapshot = GetActiveSnapshot();
 	sender.index = turn_index_of_position(position_under_snapshot(sender.snapshot));
-	sender.frame_context = AllocSetContextCreate(CurrentMemoryContext, "quorum snapshot frame", ALLOCSET_DEFAULT_SIZES);
 	send_everything(&sender);
 	PG_RETURN_VOID();
 }

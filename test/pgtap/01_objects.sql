@@ -8,8 +8,8 @@ SELECT has_role('quorum_admin');
 SELECT has_role('quorum_peer');
 
 SELECT tables_are('quorum', ARRAY['position', 'replicated_table', 'table_check', 'check_result', 'table_health']);
-SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log', 'checks', 'snapshot_progress']);
-SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'send_tables', 'node_snapshot', 'instance_id', 'table_shape', 'table_definition',
+SELECT views_are('quorum', ARRAY['status', 'nodes', 'tables', 'stats', 'conflicts', 'log', 'checks', 'snapshot_progress', 'token_memory']);
+SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream', 'log_state', 'send_tables', 'send_sums', 'send_rows', 'node_snapshot', 'node_token_memory', 'token_samples', 'instance_id', 'table_shape', 'table_definition',
 	'check_replicate', 'create_cluster', 'join_cluster', 'remove_node', 'leave_cluster', 'force_new_cluster', 'transfer_leadership',
 	'request_membership', 'request_removal', 'request_transfer', 'replicate', 'unreplicate',
 	'wait_for', 'last_commit_index', 'outcome',
@@ -17,7 +17,7 @@ SELECT functions_are('quorum', ARRAY['capture', 'capture_truncate', 'peer_stream
 	'node_status', 'node_members', 'node_counters', 'last_conflicts', 'log_entries']);
 
 SELECT function_returns('quorum', 'create_cluster', ARRAY['text', 'text'], 'void');
-SELECT function_returns('quorum', 'join_cluster', ARRAY['text', 'text', 'text', 'boolean'], 'void');
+SELECT function_returns('quorum', 'join_cluster', ARRAY['text', 'text', 'text', 'boolean', 'boolean'], 'void');
 SELECT function_returns('quorum', 'remove_node', ARRAY['text'], 'void');
 SELECT function_returns('quorum', 'leave_cluster', ARRAY['boolean'], 'void');
 SELECT function_returns('quorum', 'transfer_leadership', ARRAY['text'], 'void');

@@ -1,6 +1,6 @@
 -- The columns of the views, with their types and order: what scripts of users rely on.
 BEGIN;
-SELECT plan(24);
+SELECT plan(27);
 
 CREATE FUNCTION pg_temp.shape_of(view regclass) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
@@ -21,12 +21,14 @@ SELECT is(pg_temp.shape_of('quorum.stats'),
 	'average_commit_wait interval, bytes_proposed bigint, entries_applied bigint, rows_applied bigint, apply_transactions bigint, '
 	'blockers_aborted bigint, linearizable_reads bigint, read_rounds bigint, elections_started bigint, ballots_won bigint, journal_bytes bigint, journal_syncs bigint, '
 	'frames_sent bigint, frames_received bigint, first_held_index bigint, log_state_index bigint', 'quorum.stats');
+SELECT is(pg_temp.shape_of('quorum.token_memory'),
+	'capacity bigint, remembered bigint, forgotten_up_to_index bigint, oldest_age interval, has_room boolean, forgotten_early bigint', 'quorum.token_memory');
 SELECT is(pg_temp.shape_of('quorum.log'),
 	'log_index bigint, origin_node text, incarnation bigint, sequence bigint, kind text, verdict text, bytes bigint, '
 	'conflict_index bigint', 'quorum.log');
 SELECT is(pg_temp.shape_of('quorum.snapshot_progress'),
 	'phase text, donor_name text, snapshot_index bigint, schema_name text, table_name text, tables_done integer, tables_total integer, '
-	'rows_copied bigint, bytes_received bigint, bytes_estimated bigint, failed_attempts integer, started_at timestamp with time zone, '
+	'rows_copied bigint, rows_kept bigint, rows_deleted bigint, bytes_received bigint, bytes_estimated bigint, failed_attempts integer, started_at timestamp with time zone, '
 	'phase_since timestamp with time zone', 'quorum.snapshot_progress');
 SELECT is(pg_temp.shape_of('quorum.position'), 'one boolean, applied_index bigint', 'quorum.position');
 SELECT is(pg_temp.shape_of('quorum.replicated_table'),
@@ -51,6 +53,9 @@ SELECT results_eq(
 	$$VALUES ('n1', 'leader', 'n1', true, 1, 1, 1, NULL)$$, 'the only node leads');
 SELECT is((SELECT count(*) FROM quorum.status), 1::bigint, 'quorum.status has one row');
 SELECT is((SELECT count(*) FROM quorum.stats), 1::bigint, 'quorum.stats has one row');
+SELECT results_eq('SELECT capacity, forgotten_up_to_index, has_room, forgotten_early FROM quorum.token_memory',
+	'VALUES (262144::bigint, NULL::bigint, true, 0::bigint)', 'quorum.token_memory has one row, and at first all is remembered');
+SELECT is((SELECT outcome FROM quorum.outcome('a token that nobody used', 0)), 'rejected', 'then a token that is not known has not been used');
 SELECT is_empty('SELECT * FROM quorum.snapshot_progress', 'quorum.snapshot_progress has no row where nothing was copied');
 SELECT is((SELECT count(*) FROM quorum.position), 1::bigint, 'quorum.position has one row');
 SELECT throws_ok('INSERT INTO quorum.position VALUES (false, 1)', '23514', NULL, 'and can have no other kind of row');

@@ -12,9 +12,9 @@ CREATE FUNCTION pg_temp.readable_by(role name) RETURNS SETOF text LANGUAGE sql A
 $$;
 CREATE ROLE tap_nobody;
 
-SELECT set_eq($$SELECT pg_temp.executable_by('tap_nobody')$$, ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'wait_for', 'last_commit_index', 'outcome'],
+SELECT set_eq($$SELECT pg_temp.executable_by('tap_nobody')$$, ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'node_token_memory', 'wait_for', 'last_commit_index', 'outcome'],
 	'PUBLIC executes what lies beneath the status views, waits, and asks for outcomes');
-SELECT set_eq($$SELECT pg_temp.readable_by('tap_nobody')$$, ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress'],
+SELECT set_eq($$SELECT pg_temp.readable_by('tap_nobody')$$, ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress', 'token_memory'],
 	'PUBLIC reads the status views');
 SELECT is_empty(
 	$$SELECT c.relname, p.privilege FROM pg_class c, unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p(privilege),
@@ -23,17 +23,17 @@ SELECT is_empty(
 	'nobody writes to the tables');
 SELECT schema_privs_are('quorum', 'tap_nobody', ARRAY['USAGE'], 'PUBLIC may not create anything in the schema');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_peer')$$,
-	ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'wait_for', 'last_commit_index', 'outcome', 'peer_stream', 'check_replicate', 'table_shape', 'instance_id',
-		  'request_removal', 'request_transfer', 'log_state', 'send_tables', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows'],
+	ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'node_token_memory', 'wait_for', 'last_commit_index', 'outcome', 'peer_stream', 'check_replicate', 'table_shape', 'instance_id',
+		  'request_removal', 'request_transfer', 'log_state', 'token_samples', 'send_tables', 'send_sums', 'send_rows', 'compare_begin', 'compare_taken', 'bucket_sums', 'bucket_rows'],
 	'quorum_peer streams and checks, and passes on to the leader what an admin asked another node for');
-SELECT set_eq($$SELECT pg_temp.readable_by('quorum_peer')$$, ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress'],
+SELECT set_eq($$SELECT pg_temp.readable_by('quorum_peer')$$, ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress', 'token_memory'],
 	'quorum_peer reads what PUBLIC reads');
 SELECT set_eq($$SELECT pg_temp.executable_by('quorum_admin')$$,
-	ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'wait_for', 'last_commit_index', 'outcome', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
+	ARRAY['node_status', 'node_members', 'node_counters', 'node_snapshot', 'node_token_memory', 'wait_for', 'last_commit_index', 'outcome', 'create_cluster', 'join_cluster', 'request_membership', 'replicate', 'unreplicate',
 		  'remove_node', 'leave_cluster', 'force_new_cluster', 'transfer_leadership', 'request_removal', 'request_transfer',
 		  'last_conflicts', 'log_entries', 'verify', 'diverging_keys', 'repair', 'table_shape', 'table_definition', 'instance_id'], 'quorum_admin changes the cluster');
 SELECT set_eq($$SELECT pg_temp.readable_by('quorum_admin')$$,
-	ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress', 'log', 'conflicts', 'checks', 'position', 'replicated_table', 'table_check', 'check_result', 'table_health'],
+	ARRAY['status', 'nodes', 'tables', 'stats', 'snapshot_progress', 'token_memory', 'log', 'conflicts', 'checks', 'position', 'replicated_table', 'table_check', 'check_result', 'table_health'],
 	'quorum_admin reads the log');
 SELECT results_eq($$SELECT proname FROM pg_proc WHERE pronamespace = 'quorum'::regnamespace AND prosecdef$$,
 	ARRAY['check_replicate'::name], 'one function runs as its owner');

@@ -64,6 +64,9 @@ INSERT INTO "Odd Name" SELECT i, 'it''s ' || i FROM generate_series(1, 100) AS i
 INSERT INTO other.place SELECT i, point(i, -i) FROM generate_series(1, 100) AS i;
 SQL
 
+$leader->sql(q{BEGIN; SET LOCAL quorum.token = 'a token'; INSERT INTO plain VALUES (0, 0); COMMIT});
+$cluster->wait_applied;
+
 # ---- tools
 
 # Writes of several kinds as fast as they go, by pgbench in the background; returns a function that ends it.
@@ -118,6 +121,16 @@ sub trim_beyond
 	return;
 }
 
+# Its first page is not a page any more.
+sub damage
+{
+	my ($file) = @_;
+	open(my $handle, '+<:raw', $file) or die "$file: $!";
+	print $handle "\xAB" x 8192;
+	close($handle) or die "$file: $!";
+	return;
+}
+
 sub phase { my ($node) = @_; return $node->query('SELECT phase FROM quorum.snapshot_progress')->{rows} // ''; }
 
 sub wait_caught_up
@@ -143,6 +156,8 @@ sub is_same_everywhere
 
 # ---- a_new_node_copies_the_tables ----------------------------------------------------------------------------------
 trim_beyond(10);
+my ($token_age) = sort { $a <=> $b } map { $_->sql('SELECT extract(epoch FROM oldest_age) FROM quorum.token_memory') } $cluster->nodes;
+my $token_age_asked = time;
 my $stop_load = start_load($cluster->wait_for_leader);
 my $n4 = $cluster->add_instance('n4', conf => "quorum.log_keep_size = '16MB'\nquorum.log_retention_size = '32MB'\nmax_wal_size = '4GB'");
 $n4->{outside} = 1;
@@ -160,6 +175,8 @@ note("the donor is $donor, the leader " . $cluster->wait_for_leader->name);
 cmp_ok($rows, '>', 27000, "$rows rows were copied");
 is("$done of $total", '11 of 11', 'all tables');
 cmp_ok($n4->sql('SELECT first_held_index FROM quorum.stats'), '>', 10, 'it does not hold the log from before');
+cmp_ok($n4->sql('SELECT extract(epoch FROM oldest_age) FROM quorum.token_memory WHERE remembered = 1'), '>=',
+	$token_age + time - $token_age_asked - 2, 'it remembers a token from before, and knows from its donor how old that is');
 $stop_load->();
 is_same_everywhere('after the join');
 is($n4->sql('SELECT count(*) FROM quorum.tables WHERE state = $$active$$'), '11', 'all tables are replicated there');
@@ -176,7 +193,11 @@ is_same_everywhere('after writes of the new node');
 # ---- a_node_that_was_away_too_long_comes_back_by_itself -------------------------------------------------------------
 my $away = ($cluster->wait_for_leader->name eq 'n3') ? $n2 : $n3;
 my $applied = $away->status('applied_index');
+my $damaged = $away->data_dir . '/' . $away->sql(q{SELECT pg_relation_filepath('parent')});
+my $mixed_rows = q{SELECT id, ctid, xmin FROM mixed ORDER BY id};
+my $mixed_before = $away->sql($mixed_rows);
 $away->stop('fast');
+damage($damaged);
 $leader = $cluster->wait_for_leader;
 $leader->sql(q{SELECT quorum.unreplicate('empty')});
 $leader->sql(q{DROP TABLE empty; CREATE TABLE empty (id bigint PRIMARY KEY, other text NOT NULL, more int)});
@@ -196,6 +217,11 @@ trim_beyond($applied);
 $away->start;
 wait_caught_up($away, 'the node that was away');
 is(phase($away), 'done', 'a node that was away for too long copies the tables');
+my $log = PostgreSQL::Test::Utils::slurp_file($away->logfile);
+like($log, qr/table public\.mixed: 501 rows kept, 0 copied, 0 deleted/, 'but for the rows that it has');
+is($away->sql($mixed_rows), $mixed_before, 'which stay where they are');
+like($log, qr/table public\.plain: \d{4,} rows kept, \d+ copied, \d+ deleted/, 'of a table that was changed meanwhile, too');
+like($log, qr/table "public\.parent" cannot be read on this node: it is copied whole/, 'a table that is damaged is copied whole');
 is_same_everywhere('after the return');
 is($away->sql(q{SELECT count(*) FROM quorum.tables WHERE table_name = 'Odd Name'}), '0', 'what was unreplicated meanwhile is an ordinary table');
 is($away->sql('SELECT count(*) FROM "Odd Name"'), '100', 'with the rows that it had');
@@ -216,6 +242,7 @@ is($n5->query(q{SELECT quorum.create_cluster('n5', '} . $n5->peer_conninfo . q{'
 $cluster->join_node($n5, $n2);
 wait_caught_up($n5, 'the node made from a backup');
 is(phase($n5), 'done', 'it joins, by a copy of the tables');
+cmp_ok($n5->sql('SELECT rows_kept FROM quorum.snapshot_progress'), '>', 1000, 'and keeps the rows that it has');
 is_same_everywhere('after the join of a node made from a backup');
 ok($n5->query('INSERT INTO numbered (v) VALUES ($$from n5$$)')->{ok}, 'and writes');
 

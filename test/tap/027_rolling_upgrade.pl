@@ -101,6 +101,24 @@ if ($cluster->wait_for_leader == $leader)
 }
 move_all('downgraded', sub { my ($node) = @_; $older->install($node); });
 
+# ---- a_node_with_rows_joins_by_an_older_build: which knows only to copy all of them
+my $returning = ($cluster->followers)[0];
+my $member = (grep { $_ != $returning } $cluster->nodes)[0];
+my $of_returning = $returning->name;
+$member->sql("SELECT quorum.remove_node('$of_returning')", timeout => 90);
+$returning->{outside} = 1;
+QuorumCluster::wait_until('the node to be removed', sub { ($returning->status('role') // '') eq 'removed' }, 60);
+$returning->sql('SELECT quorum.leave_cluster()', timeout => 60);
+$older->remove($returning);
+my $join = $returning->query("SELECT quorum.join_cluster('$of_returning', '" . $returning->peer_conninfo . "', via => '"
+	. $member->peer_conninfo(user => 'quorum_operator') . "', keep_rows => true)", timeout => 120);
+ok($join->{ok}, 'a node with rows joins a cluster of older builds') or diag($join->{stderr});
+delete $returning->{outside};
+like(PostgreSQL::Test::Utils::slurp_file($returning->logfile), qr/version 2 of the copying of tables is not known here.*copied \d+ replicated tables from node/s,
+	'by a copy of all rows, since no donor knows how to compare them');
+$cluster->wait_for_leader;
+$load->wait_for_writes(50);
+
 # ---- nothing_was_lost
 $load->stop;
 $load->check(least_acknowledged => 300);

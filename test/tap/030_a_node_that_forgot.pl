@@ -11,6 +11,7 @@ use Test::More;
 
 my $cluster = QuorumCluster->new(nodes => 3, power_loss => 1);
 my $next_id = 0;
+my $acknowledged = 0;
 
 sub journal_directory { my ($node) = @_; return $node->data_dir . '/pg_quorum/pgsql_tmp_journal'; }
 
@@ -22,6 +23,7 @@ sub write_rows
 	{
 		$next_id++;
 		$leader->sql("INSERT INTO t VALUES ($next_id, 'acknowledged')");
+		$acknowledged++;
 	}
 	return;
 }
@@ -178,8 +180,24 @@ write_rows(5);
 	$victim->start;
 	is_refused($victim, 'a disk that lied', qr/Its journal ended at \d+\/\d+ when it started, but had been durable up to \d+\/\d+/);
 	gives_no_vote($victim, 'a disk that lied');
-	$victim->stop('fast');
+
+	# Its tables have lost what the journal has: what is left of them is kept.
+	my $name = $victim->name;
+	my $member = $cluster->wait_for_leader;
+	$member->sql("SELECT quorum.remove_node('$name')", timeout => 90);
+	$victim->sql('SELECT quorum.leave_cluster(force => true)', timeout => 90);
+	my $rows = $victim->sql('SELECT count(*) FROM t');
+	my $join = $victim->query("SELECT quorum.join_cluster('$name', '" . $victim->peer_conninfo . "', via => '"
+		. $member->peer_conninfo(user => 'quorum_operator') . "', keep_rows => true)", timeout => 120);
+	ok($join->{ok}, 'a disk that lied: the node joins as new') or diag($join->{stderr});
+	is($victim->sql('SELECT rows_kept, rows_copied >= 20, rows_deleted FROM quorum.snapshot_progress'), "$rows|t|0",
+		'a disk that lied: the rows that it has not lost are kept, the others are copied');
+	delete $victim->{outside};
+	write_rows(3);
+	$cluster->wait_applied;
+	is($victim->status('role'), 'follower', 'a disk that lied: it takes part again');
 }
 
-$cluster->assert_same_digest('t', 'those that are left are the same, and have all that was acknowledged');
+$cluster->assert_same_digest('t', 'all are the same in the end');
+is($cluster->wait_for_leader->sql('SELECT count(*) FROM t WHERE v = $$acknowledged$$'), $acknowledged, 'and have all that was acknowledged');
 done_testing();

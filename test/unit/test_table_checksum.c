@@ -77,6 +77,19 @@ order_does_not_matter_but_number_does(void)
 }
 
 static void
+sums_of_parts_give_the_sum_of_all(void)
+{
+	const char *rows[] = {"a", "b", "c", "d"};
+	TableSum	all = sum_of(rows, 4);
+	TableSum	parts = sum_of(rows, 1);
+	TableSum	rest = sum_of(rows + 1, 3);
+
+	ok(!table_sum_equal(&parts, &all), "a part is not all");
+	table_sum_add_sum(&parts, &rest);
+	ok(table_sum_equal(&parts, &all), "the sums of two parts give the sum of all");
+}
+
+static void
 buckets_follow_from_the_key(void)
 {
 	int			rows_of[8] = {0};
@@ -163,6 +176,7 @@ main(void)
 	a_hash_is_the_same_for_ever();
 	each_bit_and_the_length_count();
 	order_does_not_matter_but_number_does();
+	sums_of_parts_give_the_sum_of_all();
 	buckets_follow_from_the_key();
 	one_of_three_differs();
 	without_a_majority_nobody_differs();
