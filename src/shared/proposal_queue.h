@@ -29,6 +29,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "storage/backendid.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
