@@ -43,6 +43,7 @@ describe_doom(DoomedTransaction *doomed, LocalTransactionId transaction)
 
 	memset(doomed, 0, sizeof(DoomedTransaction));
 	doomed->transaction = transaction;
+	doomed->doomed_at = GetCurrentTimestamp();
 	doomed->log_index = turn_applied_index() + 1;
 	if (doomed->log_index > turn_chosen_index())
 		return;					/* it has just been applied */
@@ -50,24 +51,36 @@ describe_doom(DoomedTransaction *doomed, LocalTransactionId transaction)
 		shmem_member_name(item.origin, doomed->node_name, NAMEDATALEN);
 }
 
+typedef struct Blocker
+{
+	int			pid;
+	VirtualTransactionId vxid;	/* invalid: none */
+} Blocker;
+
 /* A prepared transaction has no process: pid 0, no one to signal. */
-static void
-abort_blocker(int pid)
+static VirtualTransactionId
+transaction_of(int pid)
 {
 	PGPROC	   *proc = pid != 0 ? BackendPidGetProc(pid) : NULL;
-	VirtualTransactionId vxid;
+	VirtualTransactionId vxid = {InvalidBackendId, InvalidLocalTransactionId};
+
+	if (proc != NULL)
+		GET_VXID_FROM_PGPROC(vxid, *proc);
+	return vxid;
+}
+
+static void
+abort_blocker(int pid, VirtualTransactionId vxid)
+{
 	DoomedTransaction doomed;
 
-	if (proc == NULL)
-		return;
-	GET_VXID_FROM_PGPROC(vxid, *proc);
 	if (maintenance_is_under_way(vxid.backendId))
 	{
 		QuorumShmem->apply_waits_for_pid = pid;
 		return;
 	}
 	describe_doom(&doomed, vxid.localTransactionId);
-	if (!VirtualTransactionIdIsValid(vxid) || !proposal_doom(pid, vxid.backendId, &doomed))
+	if (!proposal_doom(pid, vxid.backendId, &doomed))
 		return;
 	if (CancelVirtualTransaction(vxid, PROCSIG_RECOVERY_CONFLICT_LOCK) != 0)
 	{
@@ -77,16 +90,43 @@ abort_blocker(int pid)
 	}
 }
 
-static void
-abort_blockers_of(int apply_pid)
+static Blocker *
+find_blockers(int apply_pid, int *count)
 {
 	ArrayType  *pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(apply_pid)));
 	Datum	   *elements;
-	int			count;
+	Blocker    *blockers;
 
-	deconstruct_array(pids, INT4OID, sizeof(int32), true, TYPALIGN_INT, &elements, NULL, &count);
-	for (int i = 0; i < count; i++)
-		abort_blocker(DatumGetInt32(elements[i]));
+	deconstruct_array(pids, INT4OID, sizeof(int32), true, TYPALIGN_INT, &elements, NULL, count);
+	blockers = palloc_array(Blocker, *count);
+	for (int i = 0; i < *count; i++)
+	{
+		blockers[i].pid = DatumGetInt32(elements[i]);
+		blockers[i].vxid = transaction_of(blockers[i].pid);
+	}
+	return blockers;
+}
+
+/*
+ * A backend that was in the way may have ended its transaction, and begun another, before it is asked which it is in.  So two looks are taken: one that
+ * stands in the way in both, in the same transaction, did so in that one.
+ */
+static void
+abort_blockers_of(int apply_pid)
+{
+	int			before_count;
+	int			count;
+	Blocker    *before = find_blockers(apply_pid, &before_count);
+	Blocker    *blockers = before_count > 0 ? find_blockers(apply_pid, &count) : NULL;
+
+	for (int i = 0; blockers != NULL && i < count; i++)
+		for (int j = 0; j < before_count; j++)
+			if (before[j].pid == blockers[i].pid && VirtualTransactionIdIsValid(blockers[i].vxid) &&
+				VirtualTransactionIdEquals(before[j].vxid, blockers[i].vxid))
+			{
+				abort_blocker(blockers[i].pid, blockers[i].vxid);
+				break;
+			}
 }
 
 static void

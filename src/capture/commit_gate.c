@@ -612,7 +612,10 @@ gate_propose_check(char *payload, Size length)
 	return submit_and_wait(PROPOSAL_DETACHED, payload, length, check_is_settled).log_index;
 }
 
-/* A rejection is an answer too, but only the log's: one that was taken out of the queue, or that came too late to count, fences nothing. */
+/*
+ * A rejection by the log is an answer too.  But not that this transaction stands in the way, for then the fence was never proposed; nor that the log has the
+ * fence by another index, for what was found there is not known here.
+ */
 static bool
 fence_is_settled(void)
 {

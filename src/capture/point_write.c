@@ -76,7 +76,7 @@ point_write_has_shape(const PlannedStmt *plan)
 	const IndexScan *scan;
 
 	if ((plan->commandType != CMD_UPDATE && plan->commandType != CMD_DELETE) || !IsA(plan->planTree, ModifyTable) ||
-		plan->hasReturning || plan->hasModifyingCTE || plan->subplans != NIL || list_length(plan->relationOids) != 1 ||
+		!plan->canSetTag || plan->hasReturning || plan->hasModifyingCTE || plan->subplans != NIL || list_length(plan->relationOids) != 1 ||
 		list_length(plan->resultRelations) != 1 || !IsA(modify->plan.lefttree, IndexScan))
 		return false;
 	scan = (const IndexScan *) modify->plan.lefttree;

@@ -224,6 +224,8 @@ barrier_run(QueryDesc *query, ScanDirection direction, uint64 count, bool execut
 {
 	bool		is_unchecked = nesting_level == 0 && unchecked_query == query;
 
+	if (nesting_level == 0)
+		unchecked_query = NULL; /* another query may come to be where this one was */
 	nesting_level++;
 	PG_TRY();
 	{

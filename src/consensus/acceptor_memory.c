@@ -24,6 +24,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 
+#include "consensus/published_state.h"
 #include "consensus/transport/transport.h"
 #include "consensus/worker_internal.h"
 #include "shared/acceptor_mark.h"
@@ -223,6 +224,7 @@ step_aside(void)
 	pqsignal(SIGTERM, die);
 	if (ShutdownRequestPending)
 		proc_exit(0);
+	published_state_withdraw();
 	transport_shutdown();
 	pg_atomic_write_u32(&QuorumShmem->may_write, 0);
 	read_round_note_quorum(false);

@@ -210,6 +210,16 @@ on_frame(void *context, uint32 node_id, const uint8 *frame, size_t length)
 	step(&event);
 }
 
+/* Not by whoever has shown no password. */
+static void
+on_answer(void *context, uint32 node_id, const uint8 *frame, size_t length)
+{
+	if (paxos_is_answer(frame, length))
+		on_frame(context, node_id, frame, length);
+	else
+		transport_reject(node_id, "it is no answer");
+}
+
 static void
 on_removed(void *context, uint32 node_id)
 {
@@ -606,7 +616,7 @@ static void
 start(void)
 {
 	static const TransportCallbacks callbacks = {
-		.frame = on_frame, .link = on_link, .refused = on_refused, .removed = on_removed, .left_behind = on_left_behind
+		.frame = on_frame, .answer = on_answer, .link = on_link, .refused = on_refused, .removed = on_removed, .left_behind = on_left_behind
 	};
 	IdentityFile identity;
 	PaxosEffects effects;

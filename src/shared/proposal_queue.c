@@ -21,6 +21,7 @@
 #define PAYLOAD_AREA_BYTES ((Size) 4 * 1024 * 1024) /* in main shared memory; grows by DSM segments … */
 #define PAYLOAD_AREA_LIMIT_BYTES ((Size) 512 * 1024 * 1024)	/* … up to this */
 #define WAIT_FOR_SIGNAL_MS 10
+#define CAUGHT_AFTER_US 1000000	/* no abort takes as long */
 #define LONGEST_WAIT_FOR_SIGNAL_MS 1000
 
 ProposalQueue *proposal_queue = NULL;
@@ -207,11 +208,12 @@ wait_for_signal_of_watcher(void)
 }
 
 static void
-report_not_submitted(bool doomed)
+report_not_submitted(bool doomed, bool awaits_signal)
 {
 	if (doomed)
 	{
-		wait_for_signal_of_watcher();
+		if (awaits_signal)
+			wait_for_signal_of_watcher();
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not commit: the transaction stood in the way of one that a quorum agreed on"),
@@ -232,12 +234,17 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 {
 	dsa_pointer copy = copy_payload(payload, length);
 	TimestampTz now = GetCurrentTimestamp();
+	DoomedTransaction *own = &doomed_transactions[MyBackendId];
 	bool		doomed;
+	bool		awaits_signal;
 	int			slot;
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	slot = proposal_queue->free_head;
-	doomed = doomed_transactions[MyBackendId].transaction == MyProc->lxid;
+	doomed = own->transaction == MyProc->lxid;
+	awaits_signal = own->is_told;
+	if (doomed && kind == PROPOSAL_WRITE_SET)
+		own->is_told = true;	/* it ends now */
 	if (slot != NO_SLOT && !doomed)
 	{
 		ProposalSlot *item = &proposal_queue->slots[slot];
@@ -249,6 +256,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 		item->payload = copy;
 		item->length = length;
 		item->pid = MyProcPid;
+		item->transaction = MyProc->lxid;
 		item->latch = MyLatch;
 		item->queued_at = now;
 		list_append_queued(slot, false);
@@ -258,7 +266,7 @@ proposal_submit(ProposalKind kind, const char *payload, Size length, uint64 *seq
 	if (slot == NO_SLOT || doomed)
 	{
 		free_payload(copy);
-		report_not_submitted(doomed);
+		report_not_submitted(doomed, awaits_signal);
 	}
 	pg_atomic_fetch_add_u64(&QuorumShmem->counters.payload_bytes_proposed, length);
 	pg_memory_barrier();		/* queued before the flag is read; the worker sets it before it looks into the queue */
@@ -355,7 +363,10 @@ proposal_release(int slot)
 
 	SpinLockAcquire(&proposal_queue->mutex);
 	if (item->kind == PROPOSAL_WRITE_SET && MyProc != NULL)
+	{
 		doomed_transactions[MyBackendId].transaction = MyProc->lxid;
+		doomed_transactions[MyBackendId].is_told = true;
+	}
 	payload = proposal_free_slot(slot);
 	SpinLockRelease(&proposal_queue->mutex);
 	free_payload(payload);
@@ -605,6 +616,15 @@ slot_of_backend(int pid)
 	return NO_SLOT;
 }
 
+/* The caller holds the mutex. */
+static bool
+is_to_be_signalled(const DoomedTransaction *known, const DoomedTransaction *doomed)
+{
+	if (known->transaction != doomed->transaction)
+		return true;
+	return !known->is_told && doomed->doomed_at - known->doomed_at >= CAUGHT_AFTER_US;
+}
+
 bool
 proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 {
@@ -616,10 +636,15 @@ proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed)
 	slot = slot_of_backend(pid);
 	if (slot == NO_SLOT)
 	{
-		must_cancel = doomed_transactions[backend_id].transaction != doomed->transaction;
+		must_cancel = is_to_be_signalled(&doomed_transactions[backend_id], doomed);
 		if (must_cancel)
+		{
 			doomed_transactions[backend_id] = *doomed;
+			doomed_transactions[backend_id].is_told = true;
+		}
 	}
+	else if (proposal_queue->slots[slot].transaction != doomed->transaction)
+		;						/* that one is over, and the backend's next one stands in nobody's way */
 	else if (proposal_queue->slots[slot].state == PROPOSAL_QUEUED)
 	{
 		list_remove_queued(slot);

@@ -29,6 +29,7 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "storage/backendid.h"
 #include "storage/itemptr.h"
 #include "storage/latch.h"
@@ -71,6 +72,8 @@ typedef struct DoomedTransaction
 	LocalTransactionId transaction;
 	uint64		log_index;		/* of the entry that is being applied */
 	char		node_name[NAMEDATALEN]; /* of its node */
+	TimestampTz doomed_at;
+	bool		is_told;		/* by a signal, or it ends by itself; else by an error only, which a block may have caught */
 } DoomedTransaction;
 
 extern Size proposal_queue_shmem_size(void);
@@ -177,7 +180,8 @@ extern bool publish_chosen_index(uint64 index);
  * A backend's current local transaction stands in the way of an agreed entry.  Unless it has proposed, it may not any more: its proposal_submit
  * raises 40001, and one that is QUEUED is rejected at once.  Returns true if the caller is to cancel it; false if nothing is to be
  * done: one that has proposed is never signalled, its verdict comes from the log; nor is one twice, or one that knows already that it is
- * rejected: a signal that comes while it is being aborted would end its session.  If that is there and says "apply" all the same, the transaction
+ * rejected: a signal that comes while it is being aborted would end its session.  (One that had asked something else of the log, and is in the way all the same
+ * a second later, has caught the error, and is signalled then.)  If that is there and says "apply" all the same, the transaction
  * holds a lock that is not among its keys, and has to give way (must_yield).
  */
 extern bool proposal_doom(int pid, BackendId backend_id, const DoomedTransaction *doomed);

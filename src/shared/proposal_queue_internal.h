@@ -25,6 +25,7 @@ typedef struct ProposalSlot
 	dsa_pointer payload;
 	uint32		length;
 	int			pid;			/* of the backend that waits; 0: none */
+	LocalTransactionId transaction; /* its, of which this is */
 	Latch	   *latch;
 	TimestampTz queued_at;
 	bool		lost;

@@ -62,8 +62,8 @@ quick_latch_set(Latch *latch)
 		latch->is_set = false;	/* or the next line would do nothing */
 		SetLatch(latch);
 	}
-	else
-		call_futex(latch, FUTEX_WAKE, 1, NULL);
+	/* Always: meanwhile it may have come to wait here, between the two lines above. */
+	call_futex(latch, FUTEX_WAKE, 1, NULL);
 }
 
 #else

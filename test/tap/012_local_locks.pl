@@ -98,6 +98,38 @@ stands_in_the_way(
 	$session->finish;
 	$cluster->assert_same_digest('t', "$name: all nodes are the same");
 }
+{
+	# It has asked the log something else, and has caught the error.
+	my $name = 'a transaction that goes on after it was told';
+	$follower->sql(q{CREATE FUNCTION asks() RETURNS text LANGUAGE plpgsql AS
+		'BEGIN RETURN (quorum.outcome(''of nobody'')).outcome; EXCEPTION WHEN serialization_failure THEN RETURN ''told''; END'});
+	my $session = WaitingSession->new($follower);
+	$session->run(q{BEGIN; SET LOCAL quorum.read_consistency = 'local'; SELECT * FROM t WHERE id = 52 FOR UPDATE});
+	kill('STOP', $follower->process_pid(qr/: quorum lock watcher\b/));
+	$leader->sql(q{UPDATE t SET v = 'agreed' WHERE id = 52});
+	QuorumCluster::wait_until('the apply worker to wait', sub {
+		return $follower->sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $follower->worker_pid('apply')) eq 'Lock';
+	});
+	kill('STOP', $follower->worker_pid('consensus'));
+	$session->send('SELECT asks()');
+	QuorumCluster::wait_until('the question to be queued', sub {
+		return $follower->sql("SELECT wait_event_type FROM pg_stat_activity WHERE query LIKE 'SELECT asks()%'") eq 'Extension';
+	}, 10);
+	kill('CONT', $follower->process_pid(qr/: quorum lock watcher\b/));
+	is($session->outcome, '00000', "$name: the block has caught the error") or diag($session->error);
+	like($session->{output}, qr/^told$/m, "$name: a question that was never proposed has no answer");
+	kill('CONT', $follower->worker_pid('consensus'));
+	my $agreed = eval {
+		QuorumCluster::wait_until('the agreed change', sub {
+			return $follower->sql(q{SET quorum.read_consistency = 'local'; SELECT v FROM t WHERE id = 52}) eq 'agreed';
+		}, 20);
+		1;
+	};
+	ok($agreed, "$name: it is ended, and the agreed change comes");
+	$session->finish;
+	$follower->sql('DROP FUNCTION asks()');
+	$cluster->assert_same_digest('t', "$name: all nodes are the same");
+}
 # ---- maintenance_delays_its_node_visibly_and_no_other
 {
 	$follower->sql(q{CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.04); RETURN $1; END'});

@@ -194,6 +194,29 @@ old_builds_are_asked_as_ever(void)
 	stop_cluster();
 }
 
+/* It has accepted the value, and is told that it is chosen only a moment later, or when it asks. */
+static void
+asker_is_told_what_it_is_to_see(void)
+{
+	uint32_t	first;
+	uint32_t	reader;
+	unsigned	requests;
+
+	start_cluster(5, 64);
+	first = run_until_leader();
+	reader = first % 5 + 1;
+	run_past_a_heartbeat(first);
+	requests = cluster.nodes[reader].sent[PAXOS_MESSAGE_READ_REQUEST];
+	propose(first, "x");
+	run(2);
+	read_at(reader, 1);
+	run(5);
+	ok(cluster.nodes[reader].read_count == 1 && cluster.nodes[reader].reads[0].ok && cluster.nodes[reader].reads[0].read_index == 1 &&
+	   status_of(reader).delivered_slot == 1, "whom a round of probes gives an index is told before that all up to there is chosen");
+	ok(cluster.nodes[reader].sent[PAXOS_MESSAGE_READ_REQUEST] == requests + 1, "and need not ask again");
+	stop_cluster();
+}
+
 /* ---- what a state says ---- */
 
 static size_t
@@ -257,6 +280,7 @@ main(void)
 	silent_one_is_replaced();
 	late_answer_confirms_nothing_newer();
 	old_builds_are_asked_as_ever();
+	asker_is_told_what_it_is_to_see();
 	state_says_what_it_may();
 	leader_that_is_no_voter_counts_for_nothing();
 	return tap_done();

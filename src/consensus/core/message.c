@@ -95,6 +95,12 @@ message_is_read_probe(const uint8_t *frame, size_t length)
 	return length == HEADER_BYTES + BALLOT_BYTES + 8 + CRC_BYTES && frame[3] == PAXOS_MESSAGE_READ_PROBE;
 }
 
+bool
+paxos_is_answer(const uint8_t *frame, size_t length)
+{
+	return length > HEADER_BYTES && frame[3] == PAXOS_MESSAGE_READ_ANSWER;
+}
+
 /* The plain u64 fields, so that size, encode and decode need no line for each. */
 typedef struct NumberField
 {

@@ -402,6 +402,9 @@ extern void paxos_read_state(const PaxosCore *core, PaxosReadState *state);
 extern size_t paxos_answer_probe(const PaxosReadState *state, uint32_t from, const uint8_t *frame, size_t length,
 								 uint8_t *buffer, size_t capacity);
 
+/* May it be such an answer?  If it can be decoded, it is a READ_ANSWER. */
+extern bool paxos_is_answer(const uint8_t *frame, size_t length);
+
 /*
  * Programmers' errors stop the worker, in production too.  The host defines this; it must not return.
  */

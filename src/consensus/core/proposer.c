@@ -558,7 +558,7 @@ proposer_chosen(PaxosCore *core, const Slot *entry)
 /*
  * That slots are chosen rides on the next ACCEPT; only if none comes for a moment it is worth a message of its own.  Nobody waits for it but
  * the tables of the followers, and the origins of the values (proposer_chosen).  A node that is given a read index is told just before that everything up to
- * there is chosen: by the heartbeat that confirmed it, or by proposer_tell_chosen.
+ * there is chosen (proposer_tell_chosen).
  */
 static void
 announce_chosen(PaxosCore *core, Peer *peer)

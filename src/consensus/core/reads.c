@@ -57,16 +57,21 @@ give_result(PaxosCore *core, uint64_t read_id, bool ok, PaxosSlot read_index)
 	result->read_index = read_index;
 }
 
+/* Who asked is told first what is chosen: else it would have an index, and wait for that news. */
 static void
 answer(PaxosCore *core, const PendingRead *read, bool ok)
 {
 	PaxosMessage *message;
+	Peer	   *peer;
 
 	if (read->from == 0)
 	{
 		give_result(core, read->read_id, ok, ok ? read->read_index : 0);
 		return;
 	}
+	peer = config_peer(core, read->from);
+	if (ok && peer != NULL)
+		proposer_tell_chosen(core, peer);
 	message = core_new_message(core, PAXOS_MESSAGE_READ_ANSWER);
 	message->ballot = core->ballot;
 	message->number = read->read_id;
@@ -114,7 +119,6 @@ reads_on_request(PaxosCore *core, uint32_t from, const PaxosMessage *message)
 	{
 		PendingRead read = {.read_id = message->number, .from = from, .read_index = state.chosen_slot};
 
-		proposer_tell_chosen(core, peer);
 		answer(core, &read, true);
 		return;
 	}

@@ -11,7 +11,8 @@
  *	 2. wait_set holds the latch, the death of the postmaster and the socket of every peer that has one.  A set of Postgres 15 cannot
  *		forget a socket, so it is built anew before the next wait whenever a socket came or went (wait_set_is_stale).
  *	 3. The latch is reset before the inbound queues are read, so what arrives after the reading sets it again.
- *	 4. A peer's loss is told (link callback, up = false) before anything of a later connection to it.
+ *	 4. A peer's loss is told (link callback, up = false) before anything of a later connection to it; and that a link is up, with its version, before
+ *		any frame is delivered, which might be answered on it.
  *
  * Locks: none of its own; inbound.c takes QuorumShmem->lock shortly.
  */
@@ -319,16 +320,29 @@ stream_arrived(uint32 node_id)
 }
 
 static void
+count_received(Peer *peer, size_t length)
+{
+	if (peer == NULL)
+		return;
+	peer->counters.frames_received++;
+	peer->counters.bytes_received += length;
+}
+
+static void
 deliver_frame(uint32 node_id, const uint8 *bytes, size_t length)
 {
-	Peer	   *peer = find_peer(node_id);
-
-	if (peer != NULL)
-	{
-		peer->counters.frames_received++;
-		peer->counters.bytes_received += length;
-	}
+	count_received(find_peer(node_id), length);
 	callbacks.frame(callbacks.context, node_id, bytes, length);
+}
+
+static void
+deliver_answer(Peer *peer, const uint8 *bytes, size_t length)
+{
+	count_received(peer, length);
+	if (peer->version < TRANSPORT_ANSWER_VERSION || length > TRANSPORT_ANSWER_BYTES)
+		transport_reject(peer->member.node_id, "it is no answer");
+	else
+		callbacks.answer(callbacks.context, peer->member.node_id, bytes, length);
 }
 
 /* A callback may remove the peer, or lose its link: it is looked for anew each time. */
@@ -346,7 +360,7 @@ drain_answers(int64 now_us)
 	for (int i = 0; i < count; i++)
 		while ((peer = find_peer(node_ids[i])) != NULL && (answer = peer_next_answer(peer, &length, now_us)) != NULL)
 		{
-			deliver_frame(node_ids[i], (const uint8 *) answer, length);
+			deliver_answer(peer, (const uint8 *) answer, length);
 			PQfreemem(answer);
 		}
 }
@@ -380,8 +394,9 @@ transport_wait(long timeout_ms)
 
 	inbound_adopt(stream_arrived);
 	tell_refusals();
-	drain_answers(now_us);
 	tell_links();
+	drain_answers(now_us);
+	tell_links();				/* those that were lost in it */
 	inbound_is_pending = inbound_drain(deliver_frame);
 	return latch_was_set;
 }

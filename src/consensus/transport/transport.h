@@ -83,6 +83,11 @@ typedef struct TransportCallbacks
 	/* A whole frame came from a member; `frame` is valid during the call. */
 	void		(*frame) (void *context, uint32 node_id, const uint8 *frame, size_t length);
 	/*
+	 * A whole frame came from a member's stream backend, on the link that this node opened to it.  Whoever listens there has proven less than who comes in:
+	 * nothing but answers may be taken from it.
+	 */
+	void		(*answer) (void *context, uint32 node_id, const uint8 *frame, size_t length);
+	/*
 	 * The outgoing link to a member is now usable (the worker at its other end has taken it up), or no longer.  version: of the handshake, if
 	 * it is up.
 	 */
