@@ -388,11 +388,15 @@ snapshot_copy(void)
 	return true;
 }
 
-/* The donor does not know what it was asked for, as its library is older than its catalogs; or what is stored here is damaged. */
+/*
+ * The donor does not know what it was asked for, as its library is older than its catalogs; or what is stored here is damaged: an index that is
+ * built of it, that of a TOAST table too, may find the same twice.
+ */
 static bool
 says_not_to_compare(int sqlerrcode)
 {
-	return sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || check_says_damaged(sqlerrcode);
+	return sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
+		sqlerrcode == ERRCODE_UNIQUE_VIOLATION || check_says_damaged(sqlerrcode);
 }
 
 void

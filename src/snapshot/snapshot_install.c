@@ -204,7 +204,7 @@ adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
 		return;
 	replicated_table_note_copying(relid, table->table_id, table->origin_node);
 	table->relid = relid;
-	table->is_emptied = true;
+	table->is_emptied = table->is_adopted = true;
 	table->is_compared = receiver->in_parts;
 }
 
