@@ -208,11 +208,11 @@ gives_parts(PeerConnection *peer)
 
 /*
  * In parts the donor waits for us between two statements, while rows are compared and indexes built here: that must not end its transaction.
- * But it is to notice soon when we are gone, since its snapshot keeps dead rows there.
+ * But it is to notice soon when we are gone, and some day when we are there and do nothing, since its snapshot keeps dead rows there.
  */
 static const char *const donor_settings[] = {
 	"SET quorum.read_consistency = 'local'",
-	"SET idle_in_transaction_session_timeout = 0",
+	"SET idle_in_transaction_session_timeout = '24h'",
 	"SET tcp_keepalives_idle = 30",
 	"SET tcp_keepalives_interval = 10",
 	"SET tcp_keepalives_count = 3"

@@ -199,6 +199,7 @@ adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
 
 	if (!OidIsValid(relid) || table->state != REPLICATED_TABLE_ACTIVE)
 		return;
+	apply_note_table(table->schema_name, table->table_name);	/* if the lock is not to be had */
 	LockRelationOid(relid, AccessExclusiveLock);
 	if (get_relname_relid(table->table_name, schema) != relid || !is_plain_table(relid) || !has_shape(relid, table->shape))
 		return;
