@@ -184,7 +184,8 @@ is_plain_table(Oid relid)
 {
 	Relation	relation = relation_open(relid, NoLock);
 	bool		is_plain = relation->rd_rel->relkind == RELKIND_RELATION &&
-		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT && replicated_table_by_relid(relid) == NULL;
+		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT && replicated_table_by_relid(relid) == NULL &&
+		!relation->rd_rel->relispartition;
 
 	relation_close(relation, NoLock);
 	return is_plain;

@@ -91,4 +91,30 @@ QuorumCluster::wait_until('the node to be a voter', sub {
 	$cluster->wait_for_leader->query("SELECT is_voter FROM quorum.nodes WHERE node_name = '$name'")->{rows} eq 't' }, 90);
 delete $victim->{outside};
 $cluster->assert_same_digest('main', 'when the others are back it comes to its end');
+
+# ---- what is more than its columns and keys say is not taken
+leave();
+my $call = sprintf(q{SELECT quorum.join_cluster('%s', '%s', via => '%s', keep_rows => true)}, $name, $victim->peer_conninfo,
+	$others[0]->peer_conninfo(user => 'quorum_operator'));
+$victim->sql(q{CREATE TABLE more () INHERITS (main); INSERT INTO more VALUES (-1, 'of this node alone')});
+my $inherits = $victim->query($call, timeout => 90);
+is($inherits->{sqlstate}, '55000', 'a table whose rows are in others, too, is refused');
+like($inherits->{stderr}, qr/inheritance tree/, 'with the reason');
+$victim->sql(q{DROP TABLE more; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN new.v := 'changed'; RETURN new; END$$;
+	CREATE TRIGGER t BEFORE INSERT ON main FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE main ENABLE ALWAYS TRIGGER t});
+is($victim->query($call, timeout => 90)->{sqlstate}, '55000', 'so is one with a trigger that would change what comes by the log');
+$victim->sql('DROP TRIGGER t ON main');
+my $joined = $victim->query($call, timeout => 90);
+ok($joined->{ok}, 'without them it is taken') or diag($joined->{stderr});
+delete $victim->{outside};
+$cluster->assert_same_digest('main', 'and has the rows of the others');
+
+# ---- catalogs_of_an_older_build_are_served
+$victim->sql(q{CREATE FUNCTION public.as_it_was(OUT phase text, OUT donor_name text, OUT snapshot_index bigint, OUT schema_name text, OUT table_name text,
+	OUT tables_done int, OUT tables_total int, OUT rows_copied bigint, OUT bytes_received bigint, OUT bytes_estimated bigint,
+	OUT failed_attempts int, OUT started_at timestamptz, OUT phase_since timestamptz) RETURNS SETOF record AS '$libdir/pg_quorum', 'quorum_node_snapshot' LANGUAGE C});
+my $columns = 'phase, rows_copied, bytes_received, bytes_estimated, failed_attempts, started_at, phase_since';
+is($victim->sql("SELECT $columns FROM public.as_it_was()"), $victim->sql("SELECT $columns FROM quorum.node_snapshot()"),
+	'what an older catalog asks for is what it gets');
+
 done_testing();
