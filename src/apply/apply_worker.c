@@ -54,6 +54,7 @@
 #define READY_POLL_MS 1000
 #define RETRY_FIRST_MS 10
 #define RETRY_LONGEST_MS 5000
+#define COPY_LOCK_TIMEOUT "60s"	/* whom the lock watcher may take it from is gone long before */
 #define LOCK_CHECK_INTERVAL_MS 5
 
 bool		am_apply_worker = false;
@@ -438,6 +439,13 @@ handle_error(const ErrorData *error, uint64 first_index)
 	}
 }
 
+/* While a copy waits for a lock its donor waits too, whose snapshot keeps dead rows there: then rather begin anew. */
+static void
+bound_lock_waits(bool are_bounded)
+{
+	SetConfigOption("lock_timeout", are_bounded ? COPY_LOCK_TIMEOUT : "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 /* What the log no longer leads to; false: it can't begin just now. */
 static bool
 copy_tables(void)
@@ -445,8 +453,10 @@ copy_tables(void)
 	bool		copied;
 
 	state.copies = true;
+	bound_lock_waits(true);
 	start_lock_checks();
 	copied = snapshot_copy();
+	bound_lock_waits(false);
 	state.copies = false;
 	if (!copied)
 		schedule_retry();
@@ -474,6 +484,7 @@ handle_failed_copy(const ErrorData *error)
 {
 	char	   *where = current.schema_name[0] != '\0' ? psprintf("table %s.%s: ", current.schema_name, current.table_name) : "";
 
+	bound_lock_waits(false);
 	snapshot_after_error(error->sqlerrcode);
 	state.copies = false;
 	show_error(psprintf("copying the tables from another node: %s%s%s%s", where, error->message, error->detail ? " " : "",

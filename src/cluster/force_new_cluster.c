@@ -23,6 +23,7 @@
 #include "config.h"
 #include "shared/generation.h"
 #include "shared/proposal_queue.h"
+#include "shared/rows_to_keep.h"
 #include "shared/shmem.h"
 
 #define LEADERSHIP_TIMEOUT_MS 30000
@@ -65,6 +66,12 @@ refuse_unfit(const NodeStatus *status)
 				 errmsg("this node is no member of the cluster any more"),
 				 errdetail_internal("%s", shmem_last_error()),
 				 errhint("Only a member can be continued from.")));
+	if (rows_to_keep_pending())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this node has not got the cluster's tables yet"),
+				 errdetail("Its rows are those with which it joined."),
+				 errhint("Continue from another node. SELECT quorum.leave_cluster(force => true) makes this an ordinary instance with its rows.")));
 	if (status->role == NODE_STOPPED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

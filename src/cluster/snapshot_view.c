@@ -20,6 +20,8 @@
 PG_FUNCTION_INFO_V1(quorum_node_snapshot);
 
 #define COLUMN_COUNT 15
+#define ROWS_KEPT_COLUMN 8		/* it and the next one are not in catalogs of an older build */
+#define NEWER_COLUMNS 2
 
 const char *
 snapshot_phase_name(SnapshotPhase phase)
@@ -86,6 +88,9 @@ quorum_node_snapshot(PG_FUNCTION_ARGS)
 	values[12] = Int32GetDatum((int32) progress.attempts);
 	values[13] = TimestampTzGetDatum(progress.started_at);
 	values[14] = TimestampTzGetDatum(progress.changed_at);
+	if (result->setDesc->natts == COLUMN_COUNT - NEWER_COLUMNS) /* no NULL is among those that move */
+		memmove(&values[ROWS_KEPT_COLUMN], &values[ROWS_KEPT_COLUMN + NEWER_COLUMNS],
+				(COLUMN_COUNT - NEWER_COLUMNS - ROWS_KEPT_COLUMN) * sizeof(Datum));
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	return (Datum) 0;
 }

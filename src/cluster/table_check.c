@@ -97,6 +97,50 @@ check_ownership_by_system(Relation relation)
 		refuse(ERRCODE_WRONG_OBJECT_TYPE, relation, "It belongs to an extension.", NULL);
 }
 
+static bool
+has_exclusion(Relation relation)
+{
+	List	   *indexes = RelationGetIndexList(relation);
+	ListCell   *cell;
+	bool		found = false;
+
+	foreach(cell, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(cell));
+		found |= ((Form_pg_index) GETSTRUCT(tuple))->indisexclusion;
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	return found;
+}
+
+static bool
+fires_on_replica(const TriggerDesc *triggers)
+{
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (!triggers->triggers[i].tgisinternal && (triggers->triggers[i].tgenabled == TRIGGER_FIRES_ALWAYS ||
+													triggers->triggers[i].tgenabled == TRIGGER_FIRES_ON_REPLICA))
+			return true;
+	return false;
+}
+
+char *
+table_unshared_property(Relation relation)
+{
+	if (relation->rd_rel->relispartition)
+		return "It is a partition there.";
+	if (has_superclass(RelationGetRelid(relation)) || find_inheritance_children(RelationGetRelid(relation), NoLock) != NIL)
+		return "It is part of an inheritance tree there.";
+	if (relation->rd_rules != NULL)
+		return "It has rules there.";
+	if (has_exclusion(relation))
+		return "It has an exclusion constraint there.";
+	return fires_on_replica(relation->trigdesc) ? "It has a trigger there that fires in replica role." : NULL;
+}
+
 /* A valid primary key that is checked at once; no exclusion constraint: other nodes could not check it in log order. */
 static void
 check_indexes(Relation relation)

@@ -24,4 +24,10 @@ extern char *table_shape(Oid relation_id);
  */
 extern char *table_unfit_reason(const char *schema_name, const char *table_name, const char *shape, bool *has_rows);
 
+/*
+ * Of a table that is there already, with the right columns and keys: what makes its contents or its changes others than those of the log, as no
+ * table with that could be replicated; NULL if there is nothing.
+ */
+extern char *table_unshared_property(Relation relation);
+
 #endif							/* QUORUM_TABLE_CHECK_H */

@@ -96,6 +96,8 @@ existing_unfit_reason(Relation relation, const char *shape, bool *has_rows)
 	found = table_shape(RelationGetRelid(relation));
 	if (found == NULL || strcmp(found, shape) != 0)
 		return psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
+	if (table == NULL && table_unshared_property(relation) != NULL)
+		return pstrdup(table_unshared_property(relation));
 	if (!holds_rows(relation))
 		return NULL;
 	if (has_rows == NULL)

@@ -605,6 +605,7 @@ await_kept_rows(void)
 		return;
 	acceptor_marks_set_known(false);	/* whoever links is told to come again */
 	paxos_status(worker.core, worker_now_ms(), &status);
+	status.voters_reachable = 0;	/* there are no links, of which the core has not been told */
 	members_publish_status(&status);	/* among the members is the donor */
 	shmem_wake_apply();
 	while (rows_to_keep_pending())

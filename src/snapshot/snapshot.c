@@ -208,11 +208,11 @@ gives_parts(PeerConnection *peer)
 
 /*
  * In parts the donor waits for us between two statements, while rows are compared and indexes built here: that must not end its transaction.
- * But it is to notice soon when we are gone, since its snapshot keeps dead rows there.
+ * But it is to notice soon when we are gone, and some day when we are there and do nothing, since its snapshot keeps dead rows there.
  */
 static const char *const donor_settings[] = {
 	"SET quorum.read_consistency = 'local'",
-	"SET idle_in_transaction_session_timeout = 0",
+	"SET idle_in_transaction_session_timeout = '24h'",
 	"SET tcp_keepalives_idle = 30",
 	"SET tcp_keepalives_interval = 10",
 	"SET tcp_keepalives_count = 3"
@@ -388,11 +388,15 @@ snapshot_copy(void)
 	return true;
 }
 
-/* The donor does not know what it was asked for, as its library is older than its catalogs; or what is stored here is damaged. */
+/*
+ * The donor does not know what it was asked for, as its library is older than its catalogs; or what is stored here is damaged: an index that is
+ * built of it, that of a TOAST table too, may find the same twice.
+ */
 static bool
 says_not_to_compare(int sqlerrcode)
 {
-	return sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION || check_says_damaged(sqlerrcode);
+	return sqlerrcode == ERRCODE_FEATURE_NOT_SUPPORTED || sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
+		sqlerrcode == ERRCODE_UNIQUE_VIOLATION || check_says_damaged(sqlerrcode);
 }
 
 void

@@ -127,13 +127,35 @@ passes_needed(const IncomingTable *table)
 	return table->differing_rows_here / rows_per_pass + 1;
 }
 
+/* What is to stay is not only to be right now. */
+static bool
+takes_files(const IncomingTable *table)
+{
+	Relation	relation;
+	bool		are_fit;
+
+	if (!table->is_adopted)
+		return true;
+	relation = table_open(table->relid, AccessExclusiveLock);
+	are_fit = snapshot_files_are_of_this_server(relation);
+	if (are_fit)
+		snapshot_files_forget_visibility(relation);
+	else
+		ereport(LOG,
+				(errmsg("table \"%s.%s\" has parts that are of another time than this server: it is copied whole", table->schema_name,
+						table->table_name),
+				 errdetail("A disk that lost some writes and kept others, or files from a backup, leave such a state.")));
+	table_close(relation, NoLock);
+	return are_fit;
+}
+
 bool
 snapshot_compare(SnapshotReceiver *receiver, IncomingTable *table)
 {
 	TableSum   *here = sums_here(table);
 	TableSum   *there;
 
-	if (here == NULL)
+	if (here == NULL || !takes_files(table))
 		return false;
 	table->rows_here = 0;
 	for (uint32 i = 0; i < table->bucket_count; i++)

@@ -184,7 +184,8 @@ is_plain_table(Oid relid)
 {
 	Relation	relation = relation_open(relid, NoLock);
 	bool		is_plain = relation->rd_rel->relkind == RELKIND_RELATION &&
-		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT && replicated_table_by_relid(relid) == NULL;
+		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT && replicated_table_by_relid(relid) == NULL &&
+		!relation->rd_rel->relispartition;
 
 	relation_close(relation, NoLock);
 	return is_plain;
@@ -199,12 +200,13 @@ adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
 
 	if (!OidIsValid(relid) || table->state != REPLICATED_TABLE_ACTIVE)
 		return;
+	apply_note_table(table->schema_name, table->table_name);	/* if the lock is not to be had */
 	LockRelationOid(relid, AccessExclusiveLock);
 	if (get_relname_relid(table->table_name, schema) != relid || !is_plain_table(relid) || !has_shape(relid, table->shape))
 		return;
 	replicated_table_note_copying(relid, table->table_id, table->origin_node);
 	table->relid = relid;
-	table->is_emptied = true;
+	table->is_emptied = table->is_adopted = true;
 	table->is_compared = receiver->in_parts;
 }
 

@@ -2,7 +2,7 @@
  * snapshot_internal.h
  *	  Between the files that copy tables: snapshot.c (one attempt from begin to end), snapshot_receive.c (frames from the donor),
  *	  snapshot_install.c (which tables are made, emptied or kept here), snapshot_load.c (rows into a table), snapshot_correct.c (only what differs of
- *	  a table that has rows).  Process: apply worker.
+ *	  a table that has rows), snapshot_files.c (what such a table's files say beyond its rows).  Process: apply worker.
  */
 #ifndef QUORUM_SNAPSHOT_INTERNAL_H
 #define QUORUM_SNAPSHOT_INTERNAL_H
@@ -58,6 +58,7 @@ typedef struct IncomingTable
 
 	/* snapshot_correct.c */
 	bool		is_compared;	/* it has rows here: only the buckets that differ are asked for */
+	bool		is_adopted;		/* an ordinary table until now, of whose files nothing is known */
 	uint32		bucket_count;
 	uint8	   *differing;		/* bit i % 8 of byte i / 8: bucket i differs */
 	uint64		rows_here;
@@ -148,5 +149,13 @@ typedef struct CorrectedRows
  * look at all rows says; then it is to be emptied and copied whole.
  */
 extern bool snapshot_correct(SnapshotReceiver *receiver, const IncomingTable *table, CorrectedRows *corrected);
+
+/* ---- snapshot_files.c: of a table that is adopted with its rows, and its TOAST table ---- */
+
+/* False: some of what is there is later, or earlier, than all that this server knows of; the table is to be copied whole. */
+extern bool snapshot_files_are_of_this_server(Relation relation);
+
+/* Empties the visibility map. */
+extern void snapshot_files_forget_visibility(Relation relation);
 
 #endif							/* QUORUM_SNAPSHOT_INTERNAL_H */
