@@ -135,18 +135,19 @@ check_table_with_rows(const char *schema_name, const char *table_name, bool is_a
 }
 
 /*
- * A table here that is in the way of a replicated one would stop this node in the middle of the log.  Returns the log index that the leader's tables are
- * at, if one of those here has rows that are to be kept; 0: there is none.
+ * A table here that is in the way of a replicated one would stop this node in the middle of the log.  Notes those that have rows which are to be kept, and the
+ * log index that the leader's tables are at.
  */
-static uint64
-check_tables_of_cluster(PeerConnection *leader, bool keep_rows)
+static void
+check_tables_of_cluster(PeerConnection *leader, bool keep_rows, RowsToKeep *rows)
 {
 	PeerResult *tables = peer_query(leader,
 									"SELECT r.schema_name, r.table_name, quorum.table_shape(r.relation), r.table_id, r.state = 'a', p.applied_index "
 									"FROM quorum.replicated_table AS r, quorum.position AS p",
 									0, NULL);
-	uint64		index = 0;
 
+	rows->table_count = 0;
+	rows->table_ids = palloc(Max(tables->row_count, 1) * sizeof(uint64));
 	for (int i = 0; i < tables->row_count; i++)
 	{
 		const char *schema_name = tables->rows[i][0];
@@ -160,9 +161,9 @@ check_tables_of_cluster(PeerConnection *leader, bool keep_rows)
 		if (!has_rows)
 			continue;
 		check_table_with_rows(schema_name, table_name, tables->rows[i][4][0] == 't', keep_rows);
-		index = strtou64(tables->rows[i][5], NULL, 10);
+		rows->index = strtou64(tables->rows[i][5], NULL, 10);
+		rows->table_ids[rows->table_count++] = (uint64) strtoi64(tables->rows[i][3], NULL, 10);
 	}
-	return index;
 }
 
 /*
@@ -323,7 +324,7 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	bool		keep_rows = PG_NARGS() >= 5 && PG_GETARG_BOOL(4);
 	PeerConnection *leader;
 	IdentityFile identity;
-	uint64		keep_index;
+	RowsToKeep	rows = {0};
 
 	require_shared_state();
 	check_node_name(node_name);
@@ -338,17 +339,17 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
 	leader = connect_to_leader(via);
 	check_remains(leader);
-	keep_index = check_tables_of_cluster(leader, keep_rows);
+	check_tables_of_cluster(leader, keep_rows, &rows);
 	ask_for_membership(leader, &identity, as_voter);
 	peer_close(leader);
-	rows_to_keep_write(&identity, keep_index);
+	rows_to_keep_write(&identity, &rows);
 	adopt_identity(&identity);
 	ereport(NOTICE,
 			(errmsg("node \"%s\" is a member now, and receives the log up to index " UINT64_FORMAT,
 					node_name, identity.config_slot)));
 
 	wait_until_in(identity.node_id, identity.config_slot, as_voter);
-	if (keep_index != 0)
+	if (rows.table_count > 0)
 		report_kept_rows();
 	ereport(NOTICE,
 			(as_voter ? errmsg("node \"%s\" has caught up and votes", node_name)

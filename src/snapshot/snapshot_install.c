@@ -191,14 +191,14 @@ is_plain_table(Oid relid)
 	return is_plain;
 }
 
-/* Invariant 2: an ordinary table, whatever rows it has.  What can't be taken is left to table_apply_create(), which says why. */
+/* Invariant 2: an ordinary table whose rows the caller of join_cluster() has given up.  What can't be taken is left to table_apply_create(), which says why. */
 static void
 adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
 {
 	Oid			schema = get_namespace_oid(table->schema_name, true);
 	Oid			relid = OidIsValid(schema) ? get_relname_relid(table->table_name, schema) : InvalidOid;
 
-	if (!OidIsValid(relid) || table->state != REPLICATED_TABLE_ACTIVE)
+	if (!OidIsValid(relid) || table->state != REPLICATED_TABLE_ACTIVE || !rows_to_keep_has(table->table_id))
 		return;
 	apply_note_table(table->schema_name, table->table_name);	/* if the lock is not to be had */
 	LockRelationOid(relid, AccessExclusiveLock);
