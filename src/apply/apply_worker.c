@@ -107,9 +107,13 @@ publish_worker(Latch *latch, int pid)
 	LWLockRelease(QuorumShmem->lock);
 }
 
+static void stop_lock_checks(void);
+
+/* No timer may find a process that is half gone: an exit takes its time. */
 static void
 withdraw_worker(int code, Datum argument)
 {
+	stop_lock_checks();
 	publish_worker(NULL, 0);
 }
 
@@ -139,7 +143,7 @@ check_for_blocked_wait(void)
 {
 	static LOCK *last_lock = NULL;
 	static int	checks = 0;
-	LOCK	   *lock = *(LOCK *volatile *) &MyProc->waitLock;
+	LOCK	   *lock = MyProc != NULL ? *(LOCK *volatile *) &MyProc->waitLock : NULL;	/* NULL: about to exit */
 
 	checks = (lock != NULL && lock == last_lock) ? checks + 1 : 0;
 	last_lock = lock;
