@@ -54,7 +54,6 @@
 #define READY_POLL_MS 1000
 #define RETRY_FIRST_MS 10
 #define RETRY_LONGEST_MS 5000
-#define COPY_LOCK_TIMEOUT "60s"	/* whom the lock watcher may take it from is gone long before */
 #define LOCK_CHECK_INTERVAL_MS 5
 
 bool		am_apply_worker = false;
@@ -105,16 +104,6 @@ publish_worker(Latch *latch, int pid)
 	QuorumShmem->apply_latch = latch;
 	QuorumShmem->apply_pid = pid;
 	LWLockRelease(QuorumShmem->lock);
-}
-
-static void stop_lock_checks(void);
-
-/* No timer may find a process that is half gone: an exit takes its time. */
-static void
-withdraw_worker(int code, Datum argument)
-{
-	stop_lock_checks();
-	publish_worker(NULL, 0);
 }
 
 static void
@@ -171,6 +160,14 @@ stop_lock_checks(void)
 	if (state.lock_check_runs)
 		disable_timeout(state.lock_check, false);
 	state.lock_check_runs = false;
+}
+
+/* No timer may find a process that is half gone: an exit takes its time. */
+static void
+withdraw_worker(int code, Datum argument)
+{
+	stop_lock_checks();
+	publish_worker(NULL, 0);
 }
 
 /* ---- messages ---- */
@@ -443,13 +440,6 @@ handle_error(const ErrorData *error, uint64 first_index)
 	}
 }
 
-/* While a copy waits for a lock its donor waits too, whose snapshot keeps dead rows there: then rather begin anew. */
-static void
-bound_lock_waits(bool are_bounded)
-{
-	SetConfigOption("lock_timeout", are_bounded ? COPY_LOCK_TIMEOUT : "0", PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 /* What the log no longer leads to; false: it can't begin just now. */
 static bool
 copy_tables(void)
@@ -457,10 +447,8 @@ copy_tables(void)
 	bool		copied;
 
 	state.copies = true;
-	bound_lock_waits(true);
 	start_lock_checks();
 	copied = snapshot_copy();
-	bound_lock_waits(false);
 	state.copies = false;
 	if (!copied)
 		schedule_retry();
@@ -488,7 +476,6 @@ handle_failed_copy(const ErrorData *error)
 {
 	char	   *where = current.schema_name[0] != '\0' ? psprintf("table %s.%s: ", current.schema_name, current.table_name) : "";
 
-	bound_lock_waits(false);
 	snapshot_after_error(error->sqlerrcode);
 	state.copies = false;
 	show_error(psprintf("copying the tables from another node: %s%s%s%s", where, error->message, error->detail ? " " : "",

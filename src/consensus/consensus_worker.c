@@ -592,27 +592,6 @@ open_transport(const IdentityFile *identity, const TransportCallbacks *callbacks
 	members_connect_peers();
 }
 
-/*
- * A new node with rows that are to be kept takes part only when its tables are where the log can lead on from: what is before is never performed here, as
- * to the log these tables are in the way.  The apply worker copies; then this worker starts anew from there.
- */
-static void
-await_kept_rows(void)
-{
-	PaxosStatus status;
-
-	if (!rows_to_keep_pending())
-		return;
-	acceptor_marks_set_known(false);	/* whoever links is told to come again */
-	paxos_status(worker.core, worker_now_ms(), &status);
-	status.voters_reachable = 0;	/* there are no links, of which the core has not been told */
-	members_publish_status(&status);	/* among the members is the donor */
-	shmem_wake_apply();
-	while (rows_to_keep_pending())
-		worker_wait_a_moment();
-	proc_exit(1);				/* the postmaster starts it again */
-}
-
 static void
 start(void)
 {
@@ -633,7 +612,7 @@ start(void)
 	shmem_wake_apply();
 	generation_stand_aside();
 	memory_check_tables(&identity);
-	await_kept_rows();
+	recovery_await_kept_rows();
 	open_transport(&identity, &callbacks);
 	paxos_set_silent(worker.core, true);
 

@@ -21,13 +21,16 @@
 
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "utils/memutils.h"
 
 #include "consensus/log_state_store.h"
 #include "consensus/worker_internal.h"
+#include "shared/acceptor_mark.h"
 #include "shared/chosen_log.h"
 #include "shared/proposal_queue.h"
+#include "shared/rows_to_keep.h"
 #include "shared/token_memory.h"
 
 /* An acceptance is never so far ahead of what is delivered. */
@@ -246,4 +249,25 @@ recovery_run(const IdentityFile *identity)
 	memory_restore();
 	generation_carry_out_request();
 	worker.restoring = false;
+}
+
+/*
+ * A new node with rows that are to be kept takes part only when its tables are where the log can lead on from: what is before is never performed here, as
+ * to the log these tables are in the way.  The apply worker copies; then this worker starts anew from there.
+ */
+void
+recovery_await_kept_rows(void)
+{
+	PaxosStatus status;
+
+	if (!rows_to_keep_pending())
+		return;
+	acceptor_marks_set_known(false);	/* whoever links is told to come again */
+	paxos_status(worker.core, worker_now_ms(), &status);
+	status.voters_reachable = 0;	/* there are no links, of which the core has not been told */
+	members_publish_status(&status);	/* among the members is the donor */
+	shmem_wake_apply();
+	while (rows_to_keep_pending())
+		worker_wait_a_moment();
+	proc_exit(1);				/* the postmaster starts it again */
 }

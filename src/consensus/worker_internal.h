@@ -81,6 +81,7 @@ extern void handover_before_exit(const PaxosStatus *status);
 
 /* ---- recovery.c ---- */
 extern void recovery_run(const IdentityFile *identity);
+extern void recovery_await_kept_rows(void);	/* does not return if there are some */
 
 /* ---- delivery.c ---- */
 extern void delivery_begin_after(PaxosSlot slot, const Certifier *restored);

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lwlock.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -37,6 +38,7 @@
 #include "snapshot/snapshot.h"
 #include "snapshot/snapshot_internal.h"
 
+#define COPY_LOCK_TIMEOUT "60s"	/* whom the lock watcher may take it from is gone long before */
 #define PROGRESS_INTERVAL_MS 100
 
 typedef struct Donor
@@ -337,6 +339,13 @@ check_log_state(const IncomingSnapshot *incoming, StringInfo log_state)
 		snapshot_malformed("Its log state is of another index.");
 }
 
+/* While a copy waits for a lock its donor waits too, whose snapshot keeps dead rows there: then rather begin anew. */
+static void
+bound_lock_waits(bool are_bounded)
+{
+	SetConfigOption("lock_timeout", are_bounded ? COPY_LOCK_TIMEOUT : "0", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 static void
 copy_from(const Donor *donor)
 {
@@ -380,7 +389,9 @@ snapshot_copy(void)
 			 rows_to_keep_pending() ? errdetail("This node is new, and the rows that its tables have are kept where they are the same.")
 			 : errdetail("The log is held from index " UINT64_FORMAT " on, the tables here are at " UINT64_FORMAT ".",
 						 pg_atomic_read_u64(&QuorumShmem->snapshot_needed), turn_applied_index())));
+	bound_lock_waits(true);
 	copy_from(donor);
+	bound_lock_waits(false);
 	attempts = 0;
 	asks_whole = false;
 	turn_resume();
@@ -402,6 +413,7 @@ says_not_to_compare(int sqlerrcode)
 void
 snapshot_after_error(int sqlerrcode)
 {
+	bound_lock_waits(false);
 	attempts++;
 	asks_whole = asked_in_parts && says_not_to_compare(sqlerrcode);
 	committing_index = 0;

@@ -20,17 +20,6 @@ third_node(uint32_t first)
 	return 6 - first - follower_of(first);
 }
 
-/* A heartbeat carries what is chosen, too: begin right after one, so that none disturbs. */
-static void
-run_past_a_heartbeat(uint32_t first)
-{
-	unsigned	before = cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT];
-
-	while (cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT] == before)
-		run(1);
-	run(4);
-}
-
 static void
 origin_is_told_at_once(void)
 {

@@ -12,17 +12,6 @@ read_at(uint32_t id, uint64_t read_id)
 	step(id, (PaxosEvent) {.type = PAXOS_EVENT_READ, .read_id = read_id});
 }
 
-/* Begin right after a heartbeat and its answers, so that none disturbs. */
-static void
-run_past_a_heartbeat(uint32_t first)
-{
-	unsigned	before = cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT];
-
-	while (cluster.nodes[first].sent[PAXOS_MESSAGE_HEARTBEAT] == before)
-		run(1);
-	run(4);
-}
-
 static unsigned
 probes_answered(void)
 {
