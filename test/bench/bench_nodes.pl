@@ -152,15 +152,18 @@ sub measure_writes
 
 sub measure_reads
 {
-	print "Point reads by primary key, prepared protocol, on one node\n\n";
-	my $results = take_turns(
-		map {
-			my $place = $_;
-			map { [ "$place, $_", $place, 'read', $readers, consistency => $_, protocol => 'prepared' ] } 'linearizable', 'local'
-		} 'leader', 'follower');
-	print_variants("$readers clients", $results, map { ("$_, linearizable", "$_, local") } 'leader', 'follower');
-	printf "%-12s linearizable/local: leader %s, follower %s\n\n", '',
-	  paired_ratio($results, 'leader, linearizable', 'leader, local'), paired_ratio($results, 'follower, linearizable', 'follower, local');
+	print "Point reads by primary key on one node, in the simple protocol, which plans each anew, and the prepared one\n\n";
+	foreach my $protocol ('simple', 'prepared')
+	{
+		my $results = take_turns(
+			map {
+				my $place = $_;
+				map { [ "$place, $_", $place, 'read', $readers, consistency => $_, protocol => $protocol ] } 'linearizable', 'local'
+			} 'leader', 'follower');
+		print_variants("$readers, $protocol", $results, map { ("$_, linearizable", "$_, local") } 'leader', 'follower');
+		printf "%-12s linearizable/local: leader %s, follower %s\n\n", '',
+		  paired_ratio($results, 'leader, linearizable', 'leader, local'), paired_ratio($results, 'follower, linearizable', 'follower, local');
+	}
 	return;
 }
 
