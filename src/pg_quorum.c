@@ -84,6 +84,7 @@ _PG_init(void)
 	certified_keys_init();
 	row_locks_init();
 	doom_message_init();
+	drawn_numbers_init();
 	guard_init();
 	maintenance_scope_init();
 	read_barrier_init();

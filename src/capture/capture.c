@@ -612,6 +612,7 @@ places_before_change(uint32 number)
 	return places == STATEMENT_OPEN ? 0 : places;
 }
 
+/* Before the rows: where these are applied nextval() is past them by then. */
 static uint32
 put_sequences(StringInfo payload)
 {
@@ -638,6 +639,7 @@ capture_encode(StringInfo payload)
 	check_completeness();
 	writeset_begin(payload);
 	key_count = certified_keys_encode(payload, token_promise_highest_base(), &base);
+	sequence_count = put_sequences(payload);
 	if (is_out_of_order(0))
 	{
 		uint32	   *order = order_by_places(write_set.change_count, places_before_change);
@@ -652,7 +654,6 @@ capture_encode(StringInfo payload)
 	}
 	else
 		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
-	sequence_count = put_sequences(payload);
 	writeset_finish(payload, base, 0, quorum_token[0] != '\0' ? commit_token_hash(quorum_token) : 0, key_count,
 					write_set.change_count + sequence_count);
 }

@@ -38,6 +38,9 @@ extern void row_locks_init(void);
 extern void doom_message_init(void);
 extern void doom_forget(void);	/* at the end of each transaction, once it is over for the others */
 
+/* capture/drawn_numbers.c: a duplicate of a number from a sequence is a conflict, 40001; call in _PG_init. */
+extern void drawn_numbers_init(void);
+
 /* capture/guard.c: refuses DDL on replicated tables; call in _PG_init. */
 extern void guard_init(void);
 

@@ -172,7 +172,7 @@ sequences_of(Oid relid)
 
 /* ---- their values ---- */
 
-/* False: never used, or gone.  An identity column's user needs no privilege for its sequence, so this asks as the superuser. */
+/* False, and the value as it was: never used, or gone.  An identity column's user needs no privilege for its sequence, so this asks as the superuser. */
 static bool
 read_sequence(Oid sequence, int64 *value)
 {
@@ -190,7 +190,8 @@ read_sequence(Oid sequence, int64 *value)
 	call->args[0].isnull = false;
 	result = pg_sequence_last_value(call);
 	SetUserIdAndSecContext(saved_user, saved_security_context);
-	*value = DatumGetInt64(result);
+	if (!call->isnull)
+		*value = DatumGetInt64(result);
 	return !call->isnull;
 }
 
@@ -252,16 +253,40 @@ goal_ahead(int64 value, Form_pg_sequence form)
 	return ahead;
 }
 
+/*
+ * The first value at the goal or past it that is whole steps away from where the sequence is: nodes whose sequences start differently and have one
+ * increment never draw the same number.  The goal itself if there is none within the bounds.
+ */
+static int64
+own_step_at(int64 goal, int64 from, Form_pg_sequence form)
+{
+	int64		distance;
+	int64		beyond;
+	int64		step;
+
+	if (pg_sub_s64_overflow(goal, from, &distance))
+		return goal;
+	beyond = distance % form->seqincrement;
+	if (beyond == 0)
+		return goal;
+	if (pg_add_s64_overflow(goal - beyond, form->seqincrement, &step) || step < form->seqmin || step > form->seqmax)
+		return goal;
+	return step;
+}
+
+/* One that was never used starts at its first value, which may be past what is asked for. */
 static void
 advance(TableSequence *entry, int64 value, Form_pg_sequence form)
 {
-	int64		current;
+	int64		current = form->seqstart;
+	bool		is_used;
 
 	if (value < form->seqmin || value > form->seqmax)
 		return;
-	if (!read_sequence(entry->sequence, &current) || !is_at_or_past(current, value, form->seqincrement))
+	is_used = read_sequence(entry->sequence, &current);
+	if (!is_at_or_past(current, value, form->seqincrement) || (!is_used && current == value))
 	{
-		current = goal_ahead(value, form);
+		current = own_step_at(goal_ahead(value, form), current, form);
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(entry->sequence), Int64GetDatum(current));
 	}
 	entry->known_value = current;
