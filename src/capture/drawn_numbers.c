@@ -18,13 +18,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_index.h"
 #include "executor/executor.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/plannodes.h"
-#include "optimizer/optimizer.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "tcop/utility.h"
@@ -59,19 +57,14 @@ draws_walker(Node *node, void *context)
 	return expression_tree_walker(node, draws_walker, context);
 }
 
-/* The plan below an INSERT has a column for each of the table. */
 static bool
-is_drawn_by_insert(const PlannedStmt *plan, const ModifyTable *insert, Oid relid, const char *column)
+draws_number(const List *target_list, AttrNumber number)
 {
-	Oid			target = rt_fetch(linitial_int(insert->resultRelations), plan->rtable)->relid;
-	AttrNumber	number = get_attnum(target, column);
 	ListCell   *cell;
 
-	if (target != relid)
-		return false;
-	foreach(cell, insert->plan.lefttree->targetlist)
+	foreach(cell, target_list)
 	{
-		TargetEntry *entry = lfirst_node(TargetEntry, cell);
+		const TargetEntry *entry = lfirst_node(TargetEntry, cell);
 
 		if (entry->resno == number)
 			return draws_walker((Node *) entry->expr, NULL);
@@ -79,25 +72,40 @@ is_drawn_by_insert(const PlannedStmt *plan, const ModifyTable *insert, Oid relid
 	return false;
 }
 
+/* The plan below an INSERT has a column for each of the table; so has what MERGE inserts. */
 static bool
-is_insert(const Plan *plan)
+is_drawn_by_node(const PlannedStmt *plan, const ModifyTable *modify, Oid relid, const char *column)
 {
-	return plan != NULL && IsA(plan, ModifyTable) && ((const ModifyTable *) plan)->operation == CMD_INSERT && plan->lefttree != NULL;
+	AttrNumber	number = get_attnum(relid, column);
+	ListCell   *cell;
+
+	if (rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid != relid)
+		return false;
+	if (modify->operation == CMD_INSERT)
+		return draws_number(modify->plan.lefttree->targetlist, number);
+	if (modify->operation == CMD_MERGE)
+		foreach(cell, linitial_node(List, modify->mergeActionLists))
+		{
+			const MergeAction *action = lfirst_node(MergeAction, cell);
+
+			if (action->commandType == CMD_INSERT && draws_number(action->targetList, number))
+				return true;
+		}
+	return false;
 }
 
-/* An INSERT is on top of the plan, or within WITH. */
+/* What inserts is on top of the plan, or within WITH. */
 static bool
 is_drawn_by_plan(const PlannedStmt *plan, Oid relid, const char *column)
 {
+	List	   *trees = lcons(plan->planTree, list_copy(plan->subplans));
 	ListCell   *cell;
 
-	if (is_insert(plan->planTree) && is_drawn_by_insert(plan, (const ModifyTable *) plan->planTree, relid, column))
-		return true;
-	foreach(cell, plan->subplans)
+	foreach(cell, trees)
 	{
-		const Plan *subplan = lfirst(cell);
+		const Plan *tree = lfirst(cell);
 
-		if (is_insert(subplan) && is_drawn_by_insert(plan, (const ModifyTable *) subplan, relid, column))
+		if (tree != NULL && IsA(tree, ModifyTable) && is_drawn_by_node(plan, (const ModifyTable *) tree, relid, column))
 			return true;
 	}
 	return false;
@@ -199,7 +207,7 @@ executor_run(QueryDesc *query, ScanDirection direction, uint64 count, bool execu
 	Insertion	insertion = {.plan = query->plannedstmt};
 	ErrorContextCallback callback = {.previous = error_context_stack, .callback = look_at_error, .arg = &insertion};
 
-	if (query->operation != CMD_INSERT && !query->plannedstmt->hasModifyingCTE)
+	if (query->operation != CMD_INSERT && query->operation != CMD_MERGE && !query->plannedstmt->hasModifyingCTE)
 	{
 		run_query(query, direction, count, execute_once);
 		return;

@@ -75,6 +75,8 @@ foreach my $case (
 	[ 'several rows', 'numbered_id_seq', "INSERT INTO numbered (name, code) VALUES ('held one', 'y1'), ('held two', 'y2')", "NUMBER, NULL, 'x3'" ],
 	[ 'a query', 'numbered_id_seq', "INSERT INTO numbered (name, code) SELECT 'held', 'y3' FROM pg_class ORDER BY relname LIMIT 1", "NUMBER, NULL, 'x4'" ],
 	[ 'WITH', 'numbered_id_seq', "WITH put AS (INSERT INTO numbered (name) VALUES ('held with') RETURNING id) SELECT id FROM put", "NUMBER, NULL, 'x5'" ],
+	[ 'MERGE', 'numbered_id_seq', "MERGE INTO numbered USING (SELECT 'held merge' AS name) AS s ON s.name = numbered.name
+		WHEN NOT MATCHED THEN INSERT (name) VALUES (s.name)", "NUMBER, NULL, 'x0'" ],
 	[ 'an expression', 'code_seq', "INSERT INTO numbered (id, name) VALUES (100001, 'held expression')", "100002, NULL, 'cNUMBER'" ],
 	[ 'an identity column', 'identified_id_seq', "INSERT INTO identified (name) VALUES ('held identity')", "NUMBER, 'leader'" ],
 	[ 'COPY', 'identified_id_seq', "COPY identified (name) FROM '$PostgreSQL::Test::Utils::tmp_check/copied'", "NUMBER, 'leader'" ])
