@@ -434,6 +434,11 @@ sub form
 	$self->wait_for_leader(agreed_by => [$first]);
 	$self->join_node($_, $first) foreach @others;
 	$self->wait_for_leader;
+	# A join returns when the joining node knows of it; the others hear of the last voter a moment later.
+	foreach my $node ($self->nodes)
+	{
+		wait_until($node->name . ' to know all voters', sub { ($node->status('voters') // '') eq scalar($self->nodes) });
+	}
 	return;
 }
 
