@@ -7,8 +7,8 @@
  *
  * Invariants
  *	 1. What could make the join fail later is checked before the leader is asked: afterwards the cluster has a member more.
- *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).  What passes by itself, an election, is
- *		asked about again for a while; not what leaves open whether the node was taken in (08007).
+ *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).  So what passes by itself, an election, is
+ *		waited for, also one in which the leader lost sight of what it had proposed.
  *	 3. Once the identity file is written the join goes on in the background, whether somebody waits or not.  That rows are to be kept is durable before.
  *	 4. Rows of a table are given up only if the caller says so (keep_rows), and only for those of the cluster: by the copy, in one transaction.
  *
@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "cluster/internal_query.h"
+#include "cluster/leadership.h"
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
 #include "cluster/snapshot_view.h"
@@ -232,9 +233,16 @@ ask_to_be_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile 
 	peer_close(leader);
 }
 
+/* Not an address at which nobody answers: it may well be a wrong one. */
+static bool
+is_worth_another_try(int sqlstate)
+{
+	return is_passing_error(sqlstate) && sqlstate != ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+}
+
 /*
- * False: not now, for a reason that passes, in *why_not; nobody has proposed anything.  What the request leaves in the child context is
- * referred to by its results, so that is deleted with the caller's.
+ * False: not now, for a reason that passes, in *why_not.  What the request leaves in the child context is referred to by its results, so that is
+ * deleted with the caller's.
  */
 static bool
 was_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *identity, RowsToKeep *rows, ErrorData **why_not)
@@ -253,7 +261,7 @@ was_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *ident
 	{
 		MemoryContextSwitchTo(caller_context);
 		*why_not = CopyErrorData();
-		if ((*why_not)->sqlerrcode != ERRCODE_READ_ONLY_SQL_TRANSACTION && (*why_not)->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+		if (!is_worth_another_try((*why_not)->sqlerrcode))
 			PG_RE_THROW();
 		FlushErrorState();
 		MemoryContextDelete(call_context);	/* closes the connection */
@@ -274,7 +282,7 @@ be_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *identi
 	{
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), TAKE_IN_PATIENCE_MS))
 			ReThrowError(why_not);
-		wait_for_change(RETRY_MS, "the cluster has not taken the node in");
+		wait_for_change(RETRY_MS, "whether the cluster has taken the node in is not known; call the function again");
 	}
 }
 
