@@ -99,13 +99,20 @@ report_no_writes(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("this node has stopped applying the log and takes no writes"),
 				 errhint("See last_error in quorum.status.")));
-	if (!status.has_quorum)
+	if (!status.has_quorum && status.voters_reachable < status.quorum_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("no quorum: the transaction was not committed"),
 				 errdetail("%d of %d voters can be reached from node \"%s\"; %d are needed.",
 						   status.voters_reachable, status.voter_count, identity.node_name, status.quorum_size),
 				 errhint("Connect to a node in the majority, or retry when more nodes are back.")));
+	if (!status.has_quorum)
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("no quorum: the transaction was not committed"),
+				 errdetail("Node \"%s\" has links with %d of %d voters, but no leader that a majority answers was heard in time.",
+						   identity.node_name, status.voters_reachable, status.voter_count),
+				 errhint("Retry, or connect to another node.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 			 errmsg("this node is not ready to take writes: the transaction was not committed"),

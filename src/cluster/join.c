@@ -7,7 +7,8 @@
  *
  * Invariants
  *	 1. What could make the join fail later is checked before the leader is asked: afterwards the cluster has a member more.
- *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).
+ *	 2. Asking again after an interruption gives the same membership (request_membership sees to that).  So what passes by itself, an election, is
+ *		waited for, also one in which the leader lost sight of what it had proposed.
  *	 3. Once the identity file is written the join goes on in the background, whether somebody waits or not.  That rows are to be kept is durable before.
  *	 4. Rows of a table are given up only if the caller says so (keep_rows), and only for those of the cluster: by the copy, in one transaction.
  *
@@ -19,9 +20,11 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "cluster/internal_query.h"
+#include "cluster/leadership.h"
 #include "cluster/membership.h"
 #include "cluster/node_check.h"
 #include "cluster/snapshot_view.h"
@@ -33,6 +36,8 @@
 
 #define STATUS_INTERVAL_MS 50
 #define PROGRESS_INTERVAL_MS 1000
+#define TAKE_IN_PATIENCE_MS 10000	/* for an election, or another change of the members, to pass */
+#define RETRY_MS 200
 
 #define JOIN_GOES_ON "the node goes on joining in the background; see quorum.status"
 
@@ -217,6 +222,70 @@ ask_for_membership(PeerConnection *leader, IdentityFile *identity, bool as_voter
 	pfree(config);
 }
 
+static void
+ask_to_be_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *identity, RowsToKeep *rows)
+{
+	PeerConnection *leader = connect_to_leader(via);
+
+	check_remains(leader);
+	check_tables_of_cluster(leader, keep_rows, rows);
+	ask_for_membership(leader, identity, as_voter);
+	peer_close(leader);
+}
+
+/* Not an address at which nobody answers: it may well be a wrong one. */
+static bool
+is_worth_another_try(int sqlstate)
+{
+	return is_passing_error(sqlstate) && sqlstate != ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+}
+
+/*
+ * False: not now, for a reason that passes, in *why_not.  What the request leaves in the child context is referred to by its results, so that is
+ * deleted with the caller's.
+ */
+static bool
+was_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *identity, RowsToKeep *rows, ErrorData **why_not)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	MemoryContext call_context = AllocSetContextCreate(caller_context, "request for membership", ALLOCSET_DEFAULT_SIZES);
+	volatile bool taken_in = false;
+
+	MemoryContextSwitchTo(call_context);
+	PG_TRY();
+	{
+		ask_to_be_taken_in(via, as_voter, keep_rows, identity, rows);
+		taken_in = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		*why_not = CopyErrorData();
+		if (!is_worth_another_try((*why_not)->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		MemoryContextDelete(call_context);	/* closes the connection */
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller_context);
+	return taken_in;
+}
+
+/* Whoever adds nodes one after the other, on a machine that is busy with it, is not to be told of each election. */
+static void
+be_taken_in(const char *via, bool as_voter, bool keep_rows, IdentityFile *identity, RowsToKeep *rows)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	ErrorData  *why_not = NULL;
+
+	while (!was_taken_in(via, as_voter, keep_rows, identity, rows, &why_not))
+	{
+		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), TAKE_IN_PATIENCE_MS))
+			ReThrowError(why_not);
+		wait_for_change(RETRY_MS, "whether the cluster has taken the node in is not known; call the function again");
+	}
+}
+
 /* ---- waiting ---- */
 
 /* It votes, if it is to; a learner follows a leader. */
@@ -322,7 +391,6 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	char	   *via = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	bool		as_voter = PG_NARGS() < 4 || PG_GETARG_BOOL(3);
 	bool		keep_rows = PG_NARGS() >= 5 && PG_GETARG_BOOL(4);
-	PeerConnection *leader;
 	IdentityFile identity;
 	RowsToKeep	rows = {0};
 
@@ -337,11 +405,7 @@ quorum_join_cluster(PG_FUNCTION_ARGS)
 	memset(&identity, 0, sizeof(identity));
 	strlcpy(identity.node_name, node_name, sizeof(identity.node_name));
 	strlcpy(identity.conninfo, conninfo, sizeof(identity.conninfo));
-	leader = connect_to_leader(via);
-	check_remains(leader);
-	check_tables_of_cluster(leader, keep_rows, &rows);
-	ask_for_membership(leader, &identity, as_voter);
-	peer_close(leader);
+	be_taken_in(via, as_voter, keep_rows, &identity, &rows);
 	rows_to_keep_write(&identity, &rows);
 	adopt_identity(&identity);
 	ereport(NOTICE,

@@ -350,7 +350,10 @@ take_proposals(const PaxosStatus *status, bool may_write)
 	}
 	if (!accepts)
 	{
-		proposal_refuse_queued(QUEUED_PATIENCE_MS);
+		int			patience_ms = members_refuse_after_ms(status);
+
+		if (patience_ms > 0)
+			proposal_refuse_queued(patience_ms);
 		return;
 	}
 	if (must_gather(status))
@@ -512,6 +515,7 @@ one_turn(void)
 	if (ShutdownRequestPending)
 		handover_before_exit(&status);
 	worker.apply_is_urgent |= status.outstanding_proposals > 0;
+	members_note_acceptance(&status);
 	may_write = members_may_write(&status);
 	pg_atomic_write_u32(&QuorumShmem->may_write, may_write ? 1 : 0);
 	read_round_note_quorum(status.has_quorum && pg_atomic_read_u32(&QuorumShmem->removed) == 0);

@@ -28,6 +28,8 @@
 #include "shared/rows_to_keep.h"
 
 #define LAST_RESORT_ELECTIONS 20	/* in so many election timeouts another node would have come forward */
+#define PATIENCE_ELECTIONS 4		/* long enough for a new leader to be elected */
+#define STANDSTILL_MS 200			/* a loop that is not held up by anything comes round sooner */
 #define PROMOTION_LAG_ENTRIES 64	/* a learner that is closer than this to the end of the log becomes a voter */
 
 /*
@@ -272,17 +274,56 @@ members_accept_proposals(const PaxosStatus *status)
 }
 
 /*
- * Backends may queue: proposals are accepted, or were a moment ago.  An election takes less than that moment, so failover refuses few; a node
- * in a minority refuses at once when it has passed.
+ * How long the end of an election is waited for: as by readers (read_wait.c).  Where a majority is not even linked there is none to wait for, and
+ * a node in a minority is to say so fast.
+ */
+static uint64
+patience_ms(const PaxosStatus *status)
+{
+	if (!status->has_quorum && status->voters_reachable < status->quorum_size)
+		return QUEUED_PATIENCE_MS;
+	return Max(QUEUED_PATIENCE_MS, PATIENCE_ELECTIONS * (uint64) quorum_election_timeout_ms);
+}
+
+/*
+ * Once in each turn of the loop.  A time in which this process stood still (a disk that was slow to sync, a machine that was busy) says nothing
+ * about the others, who may be about to be heard: it does not count.
+ */
+void
+members_note_acceptance(const PaxosStatus *status)
+{
+	uint64		now_ms = worker_now_ms();
+	uint64		standstill_ms = 0;
+
+	if (worker.looked_for_quorum_ms != 0 && now_ms > worker.looked_for_quorum_ms + STANDSTILL_MS)
+		standstill_ms = now_ms - worker.looked_for_quorum_ms - STANDSTILL_MS;
+	worker.looked_for_quorum_ms = now_ms;
+	worker.accepted_proposals_ms = worker.accepted_proposals_ms == 0 ? now_ms : worker.accepted_proposals_ms + standstill_ms;
+	if (worker.heard_quorum_ms != 0)
+		worker.heard_quorum_ms += standstill_ms;
+	if (members_accept_proposals(status))
+		worker.accepted_proposals_ms = worker.heard_quorum_ms = now_ms;
+	else if (status->has_quorum && pg_atomic_read_u64(&QuorumShmem->snapshot_needed) == 0)
+		worker.heard_quorum_ms = now_ms;
+}
+
+/* Of the queued ones those are refused that have waited for so long; 0: none, it is not long enough that none was taken. */
+int
+members_refuse_after_ms(const PaxosStatus *status)
+{
+	uint64		longest_ms = patience_ms(status);
+
+	return worker_now_ms() - worker.accepted_proposals_ms >= longest_ms ? (int) longest_ms : 0;
+}
+
+/*
+ * Backends may queue: proposals are accepted, or a leader is heard which is about to accept them, or that was so a moment ago.  An election takes
+ * less than that moment, so failover refuses few; a node in a minority refuses at once when it has passed.
  */
 bool
 members_may_write(const PaxosStatus *status)
 {
-	uint64		now_ms = worker_now_ms();
-
-	if (members_accept_proposals(status))
-		worker.accepted_proposals_ms = now_ms;
-	return worker.accepted_proposals_ms != 0 && now_ms - worker.accepted_proposals_ms < QUEUED_PATIENCE_MS &&
+	return worker.heard_quorum_ms != 0 && worker_now_ms() - worker.heard_quorum_ms < patience_ms(status) &&
 		turn_is_initialised() && pg_atomic_read_u32(&QuorumShmem->apply_failed) == 0 &&
 		pg_atomic_read_u32(&QuorumShmem->removed) == 0;
 }

@@ -20,7 +20,7 @@
 #define WINDOW_SLOTS 4096			/* a power of two */
 #define WINDOW_BYTES (96 * 1024 * 1024)
 #define REMOVED_ERROR "this node was removed from the cluster"
-#define QUEUED_PATIENCE_MS 1000		/* a node without a fresh quorum holds queued transactions this long, then refuses them */
+#define QUEUED_PATIENCE_MS 1000		/* a node without a fresh quorum holds queued transactions at least this long, then refuses them */
 
 typedef struct ConsensusWorker
 {
@@ -39,7 +39,9 @@ typedef struct ConsensusWorker
 
 	bool		leads;
 	uint64		change_sequence;	/* of the change of members that a backend of this node, the leader, waits for; 0: none, or told */
-	uint64		accepted_proposals_ms;	/* when proposals were last accepted; 0: never */
+	uint64		accepted_proposals_ms;	/* when proposals were last accepted, or this process began; these two leave standstills out */
+	uint64		heard_quorum_ms;	/* when that was so, or a leader was heard; 0: never */
+	uint64		looked_for_quorum_ms;	/* when members_note_acceptance was last called */
 	bool		gathers;		/* a batch is in flight and the next is gathered */
 	int64		batch_taken_us;	/* when the last batch of proposals was taken */
 	bool		delivered_own;	/* since the proposals were last looked at */
@@ -119,6 +121,8 @@ extern void members_promote_learners(const PaxosStatus *status);
 extern void members_publish_status(const PaxosStatus *status);
 extern bool members_accept_proposals(const PaxosStatus *status);
 extern bool members_may_lead(const PaxosStatus *status);
+extern void members_note_acceptance(const PaxosStatus *status);
+extern int members_refuse_after_ms(const PaxosStatus *status);
 extern bool members_may_write(const PaxosStatus *status);
 
 /* ---- acceptor_memory.c ---- */

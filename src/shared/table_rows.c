@@ -8,9 +8,11 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -43,6 +45,28 @@ describe_row(TableRow *row, Relation relation, TupleTableSlot *slot, uint32 buck
 	row->bucket = row_bucket(row->key, row->key_length, bucket_count);
 }
 
+/*
+ * A scan believes the page that says that everybody sees all its rows; whoever comes by an index looks at the row itself.  Where these differ the copy is
+ * damaged: the sum of what a scan shows would hide rows that are lost for others, and what does not exist could not be deleted.
+ */
+static void
+check_visibility(Relation relation, TupleTableSlot *slot, Snapshot snapshot)
+{
+	BufferHeapTupleTableSlot *stored = (BufferHeapTupleTableSlot *) slot;
+	bool		visible;
+
+	if (!TTS_IS_BUFFERTUPLE(slot) || !PageIsAllVisible(BufferGetPage(stored->buffer)))
+		return;
+	LockBuffer(stored->buffer, BUFFER_LOCK_SHARE);
+	visible = HeapTupleSatisfiesVisibility(stored->base.tuple, snapshot, stored->buffer);
+	LockBuffer(stored->buffer, BUFFER_LOCK_UNLOCK);
+	if (!visible)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("table \"%s\" has a row that is not there, on a page that says that all see it", RelationGetRelationName(relation)),
+				 errdetail("It is row (%u,%u).", ItemPointerGetBlockNumber(&slot->tts_tid), ItemPointerGetOffsetNumber(&slot->tts_tid))));
+}
+
 bool
 table_rows_visit(Relation relation, Snapshot snapshot, uint32 bucket_count, TableRowVisitor visitor, void *context)
 {
@@ -60,6 +84,7 @@ table_rows_visit(Relation relation, Snapshot snapshot, uint32 bucket_count, Tabl
 		TableRow	row;
 
 		CHECK_FOR_INTERRUPTS();
+		check_visibility(relation, slot, snapshot);
 		describe_row(&row, relation, slot, bucket_count, &buffers);
 		goes_on = visitor(context, &row);
 		MemoryContextSwitchTo(old_context);

@@ -29,7 +29,7 @@ my $next_id = 1;
 my %part = (
 	'others stopped' => sub { my ($leader, @others) = @_; $_->sigstop foreach @others; },
 	'links cut' => sub { my ($leader) = @_; $cluster->isolate($leader); },
-	'answers cut' => sub { my ($leader, @others) = @_; $cluster->cut_one_way($_, $leader) foreach @others; });
+	'answers cut' => sub { my ($leader, @others) = @_; $cluster->cut_one_way(\@others, $leader); });
 
 sub put_together
 {

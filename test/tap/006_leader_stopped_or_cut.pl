@@ -40,7 +40,7 @@ my @faults = (
 		name => 'leader sends and does not hear',
 		break => sub {
 			my ($leader) = @_;
-			$cluster->cut_one_way($_, $leader) foreach grep { $_ != $leader } $cluster->nodes;
+			$cluster->cut_one_way([ grep { $_ != $leader } $cluster->nodes ], $leader);
 		},
 		needs_links => 1
 	},
@@ -48,7 +48,7 @@ my @faults = (
 		name => 'leader hears and does not send',
 		break => sub {
 			my ($leader) = @_;
-			$cluster->cut_one_way($leader, $_) foreach grep { $_ != $leader } $cluster->nodes;
+			$cluster->cut_one_way($leader, [ grep { $_ != $leader } $cluster->nodes ]);
 		},
 		needs_links => 1
 	});

@@ -125,4 +125,20 @@ is($cluster->wait_for_leader->sql('SELECT count(*) FROM quorum.nodes'), '4', 'an
 $cluster->write_until_ok(q{INSERT INTO whole VALUES (-2, 'again') ON CONFLICT DO NOTHING});
 $cluster->assert_same_digest('whole', 'with a quorum all goes on');
 
+# ---- a_join_waits_for_the_end_of_an_election: there is no leader when it asks for the first time
+$leader = $cluster->wait_for_leader;
+my @asleep = (grep { $_ != $leader } $cluster->awake_nodes)[ 0, 1 ];
+$_->sigstop foreach @asleep;
+QuorumCluster::wait_until('the quorum to be lost', sub { ($leader->status('has_quorum') // '') eq 'f' }, 20);
+$session = WaitingSession->new($late);
+$session->send("SELECT quorum.join_cluster('n5', '" . $late->peer_conninfo . "', via => '" . $leader->peer_conninfo(user => 'quorum_operator') . "')");
+usleep(1_000_000);
+ok(!$session->is_done, 'a join waits while there is no leader') or diag($session->error);
+$_->sigcont foreach @asleep;
+is($session->outcome, '00000', 'and is taken in when there is one') or diag($session->error);
+$session->finish;
+delete $late->{outside};
+is($late->sql('SELECT count(*) FROM quorum.nodes WHERE is_voter'), '5', 'it votes');
+$cluster->assert_same_digest('whole', 'and has the rows');
+
 done_testing();

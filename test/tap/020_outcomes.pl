@@ -82,7 +82,7 @@ sub lost_proposal
 	my ($name, $sql) = @_;
 	my $session = WaitingSession->new($follower);
 	$session->run("BEGIN; $sql");
-	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$cluster->cut_one_way($follower, [ $leader, $other ]);
 	$session->send('COMMIT');
 	cancel($session, $name);
 	return $session;

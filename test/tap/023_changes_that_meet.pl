@@ -32,19 +32,20 @@ sub members { return $leader->sql('SELECT string_agg(node_name, $$ $$ ORDER BY n
 sub requests
 {
 	my ($wait_event_type) = @_;
-	return split(/\n/, $leader->sql("SELECT pid FROM pg_stat_activity WHERE wait_event_type = '$wait_event_type' AND query ~ '^SELECT cluster_id.*request_membership'"));
+	return split(/\n/, $leader->sql("SELECT pid FROM pg_stat_activity WHERE coalesce(wait_event_type, '') LIKE '$wait_event_type' AND query ~ '^SELECT cluster_id.*request_membership'"));
 }
 
 # ---- two_joins_of_one_name -----------------------------------------------------------------------------------------
-# The second asks while the first one's entry is proposed and not chosen.  Without the first one's lock, as it has been cancelled.
+# The second asks while the first one's entry is proposed and not chosen.  Without the first one's lock, as it has been cancelled, and its backend on the
+# leader has noticed.
 {
 	my ($first, $second) = map { WaitingSession->new($_) } $n4, $n5;
 	kill('STOP', $_->worker_pid('consensus')) foreach @followers;
 	$first->send(join_sql($n4, 'same'));
-	my $pid;
-	QuorumCluster::wait_until('the first one to be proposed', sub { ($pid) = requests('Extension'); return $pid; });
-	$leader->sql("SELECT pg_cancel_backend($pid)");
-	is($first->outcome, '08007', 'the first one does not know whether it is a member') or diag($first->error);
+	QuorumCluster::wait_until('the first one to be proposed', sub { return scalar(requests('Extension')); });
+	$n4->sql('SELECT pg_cancel_backend(' . $first->backend_pid . ')');
+	is($first->outcome, '57014', 'the first one does not know whether it is a member') or diag($first->error);
+	QuorumCluster::wait_until('the first one to be gone', sub { return !requests('%'); });
 	$second->send(join_sql($n5, 'same'));
 	QuorumCluster::wait_until('the second one to be proposed', sub { return scalar(requests('Extension')); });
 	kill('CONT', $_->worker_pid('consensus')) foreach @followers;

@@ -105,6 +105,7 @@ move_all('downgraded', sub { my ($node) = @_; $older->install($node); });
 my $returning = ($cluster->followers)[0];
 my $member = (grep { $_ != $returning } $cluster->nodes)[0];
 my $of_returning = $returning->name;
+$load->stop;    # no client is to take tables for the cluster's that are ordinary now
 $member->sql("SELECT quorum.remove_node('$of_returning')", timeout => 90);
 $returning->{outside} = 1;
 QuorumCluster::wait_until('the node to be removed', sub { ($returning->status('role') // '') eq 'removed' }, 60);
@@ -117,6 +118,7 @@ delete $returning->{outside};
 like(PostgreSQL::Test::Utils::slurp_file($returning->logfile), qr/version 2 of the copying of tables is not known here.*copied \d+ replicated tables from node/s,
 	'by a copy of all rows, since no donor knows how to compare them');
 $cluster->wait_for_leader;
+$load->start;
 $load->wait_for_writes(50);
 
 # ---- nothing_was_lost

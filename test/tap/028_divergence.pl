@@ -8,8 +8,8 @@ use QuorumCluster;
 use WaitingSession;
 use Test::More;
 
-# No checks but those that are asked for.
-my $cluster = QuorumCluster->new(nodes => 3, conf => 'quorum.check_interval = 0');
+# No checks but those that are asked for, and no VACUUM: whether a page says that everybody sees its rows decides what becomes of a damaged one.
+my $cluster = QuorumCluster->new(nodes => 3, conf => "quorum.check_interval = 0\nautovacuum = off\n");
 my $leader = $cluster->wait_for_leader;
 $leader->sql(<<'SQL');
 CREATE TYPE mood AS ENUM ('sad', 'ok');
@@ -248,6 +248,24 @@ is(state_on($second, 'other'), 'active', 'the quarantine is over');
 $cluster->assert_same_digest('other', 'all copies are the same again');
 is($second->sql(q{SET enable_seqscan = off; SELECT string_agg(v, ' ' ORDER BY id) FROM other WHERE id IN (10, 11, 12, 20, 30, 40, 41)}),
 	'changed other 12 other 20 other 30 other 40 other 41', 'by the index too');
+
+# ---- a_row_that_only_a_scan_sees_is_found: its page says that everybody sees all its rows, and an index leads to none
+{
+	$second->sql('VACUUM other');
+	damage($second, 'other', stored($committed, 13, 'other 13') => stored($aborted, 13, 'other 13'));
+	$cluster->wait_applied;
+	my $look = q{SET enable_seqscan = %s; SET enable_indexscan = off; SET enable_indexonlyscan = off; SELECT count(*) FROM other WHERE id = 13};
+	is($second->sql(sprintf($look, 'on') =~ s/id = 13/id + 0 = 13/r), '1', 'a scan sees the row');
+	is($second->sql(sprintf($look, 'off')), '0', 'and who comes by the index does not');
+	$healthy = $cluster->wait_for_leader(not => $second);
+	like(verify($healthy, 'other'), qr/^\Q${\$second->name}\E\|unreadable\|\|f$/m, 'a copy that contradicts itself is taken for one that cannot be read');
+	quarantined($second, 'other');
+	my $rows = $healthy->sql('SELECT count(*) FROM other');
+	is($second->sql(q{SELECT removed_rows, copied_rows FROM quorum.repair('other')}, timeout => 120), "0|$rows", 'and copied anew');
+	is(state_on($second, 'other'), 'active', 'the quarantine is over');
+	is($second->sql(sprintf($look, 'off')), '1', 'the row is there for all');
+	$cluster->assert_same_digest('other', 'and all copies are the same');
+}
 
 # ---- a_node_whose_check_died_says_so: nobody waits for it for ever
 {

@@ -35,7 +35,7 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	$cluster->wait_applied;
 	my $session = WaitingSession->new($follower);
 	$session->run(q{BEGIN; SET LOCAL quorum.token = 'hint'; INSERT INTO t VALUES (19)});
-	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$cluster->cut_one_way($follower, [ $leader, $other ]);
 	$session->send('COMMIT');
 	$session->wait_until_waiting;
 	$follower->sql('SELECT pg_cancel_backend(' . $session->backend_pid . ')');
@@ -56,7 +56,7 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	$cluster->wait_applied;
 	my $session = WaitingSession->new($follower);
 	$session->run(begin('stated', $after_index) . "; INSERT INTO t VALUES (2, 'late')");
-	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$cluster->cut_one_way($follower, [ $leader, $other ]);
 	$session->send('COMMIT');
 	$session->wait_until_waiting;
 	ok(TokenLoad::put($leader, 701, 1040)->{ok}, 'and go on until the first attempt is forgotten');

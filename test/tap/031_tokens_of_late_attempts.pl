@@ -38,7 +38,7 @@ sub attempt
 	return $session;
 }
 
-sub cut { $cluster->cut_one_way($follower, $_) foreach $leader, $other; return; }
+sub cut { $cluster->cut_one_way($follower, [ $leader, $other ]); return; }
 
 sub verdicts { return $leader->sql(q{SELECT string_agg(verdict, ',' ORDER BY log_index) FROM quorum.log WHERE origin_node = '} . $follower->name
 	. q{' AND kind = 'transaction' AND verdict <> 'duplicate'}); }

@@ -71,11 +71,11 @@ my %break = (
 	'cut both ways' => sub { my ($self, $node) = @_; $self->{cluster}->isolate($node); },
 	'cut: sends, does not hear' => sub {
 		my ($self, $node) = @_;
-		$self->{cluster}->cut_one_way($_, $node) foreach grep { $_ != $node } $self->{cluster}->nodes;
+		$self->{cluster}->cut_one_way([ grep { $_ != $node } $self->{cluster}->nodes ], $node);
 	},
 	'cut: hears, does not send' => sub {
 		my ($self, $node) = @_;
-		$self->{cluster}->cut_one_way($node, $_) foreach grep { $_ != $node } $self->{cluster}->nodes;
+		$self->{cluster}->cut_one_way($node, [ grep { $_ != $node } $self->{cluster}->nodes ]);
 	},
 	'cut from one other' => sub {
 		my ($self, $node) = @_;

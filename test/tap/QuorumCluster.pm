@@ -434,6 +434,11 @@ sub form
 	$self->wait_for_leader(agreed_by => [$first]);
 	$self->join_node($_, $first) foreach @others;
 	$self->wait_for_leader;
+	# A join returns when the joining node knows of it; the others hear of the last voter a moment later.
+	foreach my $node ($self->nodes)
+	{
+		wait_until($node->name . ' to know all voters', sub { ($node->status('voters') // '') eq scalar($self->nodes) });
+	}
 	return;
 }
 
@@ -632,32 +637,40 @@ sub _make_namespace
 	return;
 }
 
-# Packets are dropped where they arrive, silently: a sender sees no error, only that no answer comes.
+# Packets are dropped where they arrive, silently: a sender sees no error, only that no answer comes.  Either end may be a list of nodes: all these
+# links at one moment, however long a command takes to start.
 sub cut_one_way
 {
 	my ($self, $from, $to) = @_;
-	($from, $to) = ($self->node($from), $self->node($to));
-	$self->{cuts}{ $to->name }{ $from->{peer_address} } = 1;
-	$self->_apply_cuts($to);
+	my %at;
+	foreach my $receiver (map { $self->node($_) } ref $to eq 'ARRAY' ? @$to : $to)
+	{
+		$self->_note_cut($_, $receiver) foreach ref $from eq 'ARRAY' ? @$from : $from;
+		$at{ $receiver->name } = $receiver;
+	}
+	$self->_apply_cuts(values %at);
 	return;
 }
 
 sub cut
 {
 	my ($self, $one, $other) = @_;
-	$self->cut_one_way($one, $other);
-	$self->cut_one_way($other, $one);
+	$self->_apply_cuts($self->_note_cut($one, $other), $self->_note_cut($other, $one));
 	return;
 }
 
+# From all others, at one moment.
 sub isolate
 {
 	my ($self, $node) = @_;
 	$node = $self->node($node);
-	foreach my $other ($self->nodes)
+	my @others = grep { $_ != $node } $self->nodes;
+	foreach my $other (@others)
 	{
-		$self->cut($node, $other) if $other != $node;
+		$self->_note_cut($node, $other);
+		$self->_note_cut($other, $node);
 	}
+	$self->_apply_cuts($node, @others);
 	return;
 }
 
@@ -665,22 +678,40 @@ sub heal
 {
 	my ($self) = @_;
 	$self->{cuts} = {};
-	$self->_apply_cuts($_) foreach $self->nodes;
+	$self->_apply_cuts($self->nodes);
 	return;
+}
+
+# Returns the node at which the packets are to be dropped.
+sub _note_cut
+{
+	my ($self, $from, $to) = @_;
+	($from, $to) = ($self->node($from), $self->node($to));
+	$self->{cuts}{ $to->name }{ $from->{peer_address} } = 1;
+	return $to;
 }
 
 sub has_cuts { my ($self) = @_; return scalar(%{ $self->{cuts} }) ? 1 : 0; }
 
+# All at the same time.
 sub _apply_cuts
 {
-	my ($self, $node) = @_;
-	my $rules = "table inet cuts {}\ndelete table inet cuts\ntable inet cuts {\n\tchain arriving {\n"
-	  . "\t\ttype filter hook input priority 0; policy accept;\n";
-	$rules .= "\t\tip saddr $_ drop\n" foreach sort keys %{ $self->{cuts}{ $node->name } || {} };
-	$rules .= "\t}\n}\n";
-	my $output = '';
-	IPC::Run::run([ $node->in_namespace, 'nft', '-f', '-' ], '<', \$rules, '>&', \$output)
-	  or die "nft failed: $output\n$rules";
+	my ($self, @nodes) = @_;
+	my @runs;
+	foreach my $node (@nodes)
+	{
+		my $rules = "table inet cuts {}\ndelete table inet cuts\ntable inet cuts {\n\tchain arriving {\n"
+		  . "\t\ttype filter hook input priority 0; policy accept;\n";
+		$rules .= "\t\tip saddr $_ drop\n" foreach sort keys %{ $self->{cuts}{ $node->name } || {} };
+		$rules .= "\t}\n}\n";
+		my $run = { rules => $rules, output => '' };
+		$run->{run} = IPC::Run::start([ $node->in_namespace, 'nft', '-f', '-' ], '<', \$run->{rules}, '>&', \$run->{output});
+		push @runs, $run;
+	}
+	foreach my $run (@runs)
+	{
+		$run->{run}->finish or die "nft failed: $run->{output}\n$run->{rules}";
+	}
 	return;
 }
 
