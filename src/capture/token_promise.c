@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "utils/timestamp.h"
 
 #include "capture/capture.h"
 #include "capture/certified_keys.h"
@@ -41,11 +40,9 @@ static Guard guard = {0};
 static uint64
 retained_from(void)
 {
-	long		under_way_ms = TimestampDifferenceMilliseconds(GetCurrentTransactionStartTimestamp(), GetCurrentTimestamp());
-
 	guard.is_needed = true;
 	guard.base = turn_applied_index();
-	guard.under_way_ms = (uint64) Max(under_way_ms, 0);
+	guard.under_way_ms = token_memory_under_way_ms(GetCurrentTransactionStartTimestamp());
 	return token_memory_retained_from(guard.under_way_ms, &guard.epoch);
 }
 

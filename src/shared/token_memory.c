@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "config.h"
+#include "shared/clock_steps.h"
 #include "shared/file_bytes.h"
 #include "shared/identity.h"
 #include "shared/shmem.h"
@@ -39,6 +40,7 @@
 #define AGES_SAMPLE_BYTES 24
 #define AGES_MAX_BYTES (AGES_HEAD_BYTES + TOKEN_AGES_SAMPLES * AGES_SAMPLE_BYTES + 4)
 #define WARNING_INTERVAL_MS 60000
+#define READING_MS 5			/* two clocks are read at the same moment, or there is another reading */
 #define FENCE_ROLES 256			/* by what is left when a role's OID is divided by it */
 
 typedef struct TokenMemory
@@ -51,6 +53,7 @@ typedef struct TokenMemory
 	uint64		saved_generation;
 	uint64		saved_clock_ms;
 	TokenAges	ages;
+	ClockSteps	clock_steps;
 	int64		fences_until_us[FENCE_ROLES];	/* when all fences that a role put from here will have counted long enough, by monotonic_ms */
 
 	/* the consensus worker writes them */
@@ -106,6 +109,17 @@ static uint64
 clock_ms(void)
 {
 	return (uint64) (monotonic_ms() + memory->clock_offset_ms);
+}
+
+/* Under the lock; the wall clock is compared whenever tokens come or are asked for. */
+static void
+note_clocks(void)
+{
+	int64		before_ms = monotonic_ms();
+	int64		wall_ms = GetCurrentTimestamp() / 1000;
+
+	if (monotonic_ms() - before_ms <= READING_MS)
+		clock_steps_note(&memory->clock_steps, before_ms, wall_ms);
 }
 
 static uint64
@@ -208,6 +222,18 @@ token_memory_needs_fence(void)
 	return pg_atomic_read_u32(&memory->has_fences) == 0 && pg_atomic_read_u64(&memory->put_count) >= CERTIFIER_TOKEN_CAPACITY / 2;
 }
 
+uint64
+token_memory_under_way_ms(TimestampTz began_at)
+{
+	int64		under_way_ms;
+
+	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	note_clocks();
+	under_way_ms = clock_steps_under_way_ms(&memory->clock_steps, monotonic_ms(), GetCurrentTimestamp() / 1000, began_at / 1000);
+	LWLockRelease(memory->lock);
+	return (uint64) under_way_ms;
+}
+
 /* Of one moment: that the guard is found with the sample that tells the index. */
 uint64
 token_memory_retained_from(uint64 more_ms, uint64 *guard)
@@ -270,6 +296,7 @@ note_sample(uint64 put_count, uint64 index)
 	uint32		count;
 
 	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	note_clocks();
 	now.clock_ms = clock_ms();
 	count = memory->ages.count;
 	token_ages_note(&memory->ages, CERTIFIER_TOKEN_CAPACITY, &now);

@@ -16,16 +16,19 @@
  *
  * The clock is the time for which this instance was seen running: the monotonic clock, continued at a restart where it was last saved.  Time that
  * passed in between is not counted.  A node that copies its tables from another one, and so is told of tokens that it never saw, is told their ages too.  So nobody's setting of a clock makes a token look older than it is.
+ * A transaction's begin is known by the wall clock only; that it was set back since is noted (clock_steps.h).
  *
  * The file (QUORUM_DIRECTORY/token_ages, big endian): u32 magic, u32 version 1, u64 cluster id, u32 node id, u64 clock in ms, u32 count, per sample u64
  * put count, u64 log index, u64 clock; CRC32C of all before.  One that is missing or damaged is as if nothing were known of the tokens' ages.
  *
- * Locks: an LWLock of its own, never held together with another nor while waiting, for the samples and the clock; the numbers are atomics.
+ * Locks: an LWLock of its own, never held together with another nor while waiting, for the samples and the clocks; the numbers are atomics.
  */
 #ifndef QUORUM_TOKEN_MEMORY_H
 #define QUORUM_TOKEN_MEMORY_H
 
 #include "postgres.h"
+
+#include "datatype/timestamp.h"
 
 #include "shared/certifier.h"
 #include "shared/token_ages.h"
@@ -62,6 +65,9 @@ extern bool token_memory_needs_fence(void);
  */
 extern uint64 token_memory_key_middle(void);
 extern uint64 token_memory_key_quarter(void);
+
+/* For how long a transaction is under way that began then, at least: though the wall clock was set back since (clock_steps.h). */
+extern uint64 token_memory_under_way_ms(TimestampTz began_at);
 
 /*
  * The log index before which nothing stands that is at most so much older than quorum.token_retention_age; 0: none is known.  *guard: the epoch to guard
