@@ -77,7 +77,13 @@ extern void gate_put_fence_of_nothing(void);
 /* capture/token_promise.c: raises unless it may be promised that the transaction's quorum.token, if it has one, takes effect only once. */
 extern void token_promise_check(void);
 
-/* After that: the highest base that keeps the promise; the index behind which attempts with the token stand (PG_UINT64_MAX: nothing is said of that). */
+/* For an entry of its own, before a fence is put: keys that mark the epochs of tokens that are not; returns how many. */
+extern uint32 token_promise_put_marks(StringInfo payload);
+
+/*
+ * After token_promise_check: the highest base that keeps the promise; the index behind which attempts with the token stand (PG_UINT64_MAX: nothing is said
+ * of that).
+ */
 extern uint64 token_promise_highest_base(void);
 extern uint64 token_promise_after_index(void);
 

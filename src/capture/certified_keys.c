@@ -1,7 +1,7 @@
 /*
  * certified_keys.c
  *	  The keys that the current transaction will be certified by: rows and unique keys that it wrote, rows that it locked, tables that it
- *	  holds locks of, and, if it is serializable, what it read.
+ *	  holds locks of, and, if it is serializable, what it read; if it has a token, epochs of tokens.
  *
  * Process: client backend.  Must never leave out a lock that could block the apply worker: whoever waits for its turn with such a lock must
  * be rejected by the log if an entry before it needs that lock, or both would wait for each other.  (What is left out all the same
@@ -44,6 +44,7 @@ typedef struct KeyList
 
 static KeyList locks;
 static KeyList reads;
+static KeyList epochs;
 static KeyList encoded;
 static uint32 merge_at_count = MAX_KEPT_LOCKS;	/* grows if there are so many savepoints that merging leaves much */
 static Oid *noted_tables = NULL;	/* in TopTransactionContext */
@@ -168,6 +169,12 @@ certified_keys_add_table_read(uint64 table_id, Oid relid)
 }
 
 void
+certified_keys_add_epoch(uint64 hash, CertifierMode mode, uint64 base)
+{
+	add_key(&epochs, hash, mode, 0, InvalidOid, InvalidOid)->base = base;
+}
+
+void
 certified_keys_note_table(Oid relid)
 {
 	for (int i = 0; i < noted_count; i++)
@@ -219,6 +226,7 @@ certified_keys_reset(void)
 	memset(&locks, 0, sizeof(locks));
 	merge_at_count = MAX_KEPT_LOCKS;
 	memset(&reads, 0, sizeof(reads));
+	memset(&epochs, 0, sizeof(epochs));
 	memset(&encoded, 0, sizeof(encoded));
 	noted_tables = NULL;
 	noted_count = 0;
@@ -355,6 +363,14 @@ gather_reads(void)
 	}
 }
 
+/* The last, so that a conflict of rows is told first. */
+static void
+gather_epochs(void)
+{
+	for (uint32 i = 0; i < epochs.count; i++)
+		*append_key(&encoded) = epochs.keys[i];
+}
+
 /* Of the same key in the same mode the one with the oldest base is kept.  The order is that in which a conflict is looked for, and told. */
 static void
 drop_duplicates(void)
@@ -379,6 +395,7 @@ certified_keys_encode(StringInfo payload, uint64 highest_base, uint64 *base)
 	add_table_keys();
 	gather_locks();
 	gather_reads();
+	gather_epochs();
 	if (encoded.count > 0)
 		drop_duplicates();
 	*base = Min(turn_applied_index(), highest_base);

@@ -21,7 +21,7 @@ typedef struct CertifiedKey
 	uint32		place;			/* in the order in which they were taken */
 	/* for messages */
 	uint64		table_id;
-	Oid			relid;
+	Oid			relid;			/* InvalidOid: a key of no table */
 	Oid			index;			/* InvalidOid: the table as a whole */
 	ItemPointerData tid;		/* of a row that has the key, invalid: none */
 } CertifiedKey;
@@ -35,6 +35,9 @@ extern void certified_keys_add_lock(uint64 hash, CertifierMode mode, uint64 tabl
 /* SERIALIZABLE: what was read, of a row or key (hash), or of a table. */
 extern void certified_keys_add_read(uint64 hash, uint64 table_id, Oid relid, Oid index);
 extern void certified_keys_add_table_read(uint64 table_id, Oid relid);
+
+/* A key of no table, of the commit that is being prepared: an epoch's mark or guard (shared/token_epochs.h). */
+extern void certified_keys_add_epoch(uint64 hash, CertifierMode mode, uint64 base);
 
 /* The transaction may hold a lock of this replicated table, or of any of them. */
 extern void certified_keys_note_table(Oid relid);

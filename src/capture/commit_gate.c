@@ -640,6 +640,22 @@ encode_fence(StringInfo payload, uint64 token)
 	writeset_finish(payload, 0, WRITESET_FENCE, token, 0, 0);
 }
 
+/* In an entry of its own: a fence with keys might be rejected by them, and answer nothing. */
+static void
+put_marks(void)
+{
+	StringInfoData payload;
+	uint32		count;
+
+	initStringInfo(&payload);
+	writeset_begin(&payload);
+	count = token_promise_put_marks(&payload);
+	writeset_finish(&payload, turn_applied_index(), 0, 0, count, 0);
+	if (count > 0)
+		(void) propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, check_is_settled);
+	pfree(payload.data);
+}
+
 uint64
 gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 {
@@ -647,6 +663,7 @@ gate_propose_fence(uint64 token, CertifierVerdict *verdict)
 	ProposalOutcome outcome;
 
 	token_memory_check_room(true);
+	put_marks();
 	token_memory_take_fence();
 	encode_fence(&payload, token);
 	outcome = propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, fence_is_settled);

@@ -117,12 +117,26 @@ fill_conflict(Conflict *conflict, uint64 log_index, const CertifierVerdict *verd
 		strlcpy(conflict->winner_node, "unknown", NAMEDATALEN);	/* the entry is no longer held */
 }
 
+/* Nobody is in its way but the number of tokens (shared/token_epochs.h).  That an attempt with its own came first would have been found. */
+static void pg_attribute_noreturn()
+report_guard(uint64 mark_index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not commit: the transaction took too long"),
+			 errdetail("By log index " UINT64_FORMAT " so many others with tokens had come that an earlier attempt with the token \"%s\" might soon be forgotten.",
+					   mark_index, quorum_token),
+			 errhint("Retry the transaction, and keep it short.")));
+}
+
 static void
 report_conflict(uint64 log_index, const CertifierVerdict *verdict)
 {
 	const CertifiedKey *key = certified_keys_get(verdict->key_number);
 	Conflict	conflict;
 
+	if (key != NULL && !OidIsValid(key->relid))
+		report_guard(verdict->conflict_index);
 	fill_conflict(&conflict, log_index, verdict);
 	conflicts_add(&conflict);
 	ereport(ERROR,

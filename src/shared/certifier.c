@@ -153,7 +153,13 @@ recent_put(RecentIndexes *recent, uint64_t key, uint64_t index)
 	return forgotten;
 }
 
-/* ---- what is remembered, for those who keep it elsewhere ---- */
+/* ---- what is remembered, for those who ask, or keep it elsewhere ---- */
+
+uint64_t
+certifier_last_index(const Certifier *certifier, uint64_t hash, CertifierMode mode)
+{
+	return recent_get(&certifier->keys, key_of_mode(hash, mode));
+}
 
 uint32_t
 certifier_recent_count(const RecentIndexes *recent)

@@ -99,6 +99,9 @@ extern void certifier_init(Certifier *certifier, void *memory, uint32_t key_capa
 /* Entries come in log order.  With CERTIFIER_APPLY the certifier has taken note of the entry. */
 extern void certify(Certifier *certifier, const CertifierEntry *entry, CertifierVerdict *verdict);
 
+/* The newest entry that took effect with that key in that mode; 0: none is remembered. */
+extern uint64_t certifier_last_index(const Certifier *certifier, uint64_t hash, CertifierMode mode);
+
 /*
  * What is remembered, as pairs in the order in which they were put in: a certifier that is filled with them and has the floors, has_fences and
  * put_counts of another gives the same verdicts as that from there on.

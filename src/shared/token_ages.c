@@ -9,6 +9,7 @@
  *	 2. Whatever samples are dropped, what the others say stays true.
  */
 #include "shared/token_ages.h"
+#include "shared/token_epochs.h"
 
 #include <string.h>
 
@@ -85,10 +86,19 @@ token_ages_newest_of_age(const TokenAges *ages, uint64_t clock_ms, uint64_t age_
 	return NULL;
 }
 
+uint64_t
+token_ages_guard(const TokenAges *ages, uint32_t capacity, uint64_t put_count, uint32_t spare, uint64_t clock_ms, uint64_t age_ms)
+{
+	uint64_t	guard = token_epoch_last(capacity, spare, old_until(ages, clock_ms, age_ms));
+
+	return guard > token_epoch_of(capacity, put_count) ? guard : 0;
+}
+
+/* There is if the token could be that of an attempt with a guard. */
 bool
 token_ages_have_room(const TokenAges *ages, uint32_t capacity, uint64_t put_count, uint32_t spare, uint64_t clock_ms, uint64_t age_ms)
 {
-	return forgotten_of(capacity, put_count + spare + 1) <= old_until(ages, clock_ms, age_ms);
+	return token_ages_guard(ages, capacity, put_count, spare, clock_ms, age_ms) != 0;
 }
 
 uint64_t

@@ -42,7 +42,15 @@ extern void token_ages_drop_behind(TokenAges *ages, uint64_t put_count, uint64_t
 extern const TokenSample *token_ages_newest_of_age(const TokenAges *ages, uint64_t clock_ms, uint64_t age_ms);
 
 /*
- * May one more token be put, while `spare` others may be on their way, without one being forgotten that is younger than that age, or that may be?
+ * The epoch that guards an attempt which must find all tokens that are not older than that (token_epochs.h); 0: it is too late for one, since so many
+ * tokens have been put meanwhile.
+ */
+extern uint64_t token_ages_guard(const TokenAges *ages, uint32_t capacity, uint64_t put_count, uint32_t spare, uint64_t clock_ms,
+								 uint64_t age_ms);
+
+/*
+ * May one more token be put, while `spare` others may be on their way, without one being forgotten that is younger than that age, or that may be?  Of
+ * the room that is left a part of an epoch (token_epochs.h) is not used.
  */
 extern bool token_ages_have_room(const TokenAges *ages, uint32_t capacity, uint64_t put_count, uint32_t spare, uint64_t clock_ms,
 								 uint64_t age_ms);

@@ -6,7 +6,7 @@
  *
  * Invariants
  *	 1. The clock never goes back while the shared memory lives, and after a restart does not begin behind where it was.
- *	 2. floor and has_fences are published before anybody hears of the entry that changed them.
+ *	 2. floor, has_fences, put_count and marked_epoch are published before anybody hears of the entry that changed them, and never fall.
  *	 3. What is saved was true: samples, and a clock that is not ahead of them.
  *
  * Locks: TokenMemory->lock.
@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "config.h"
+#include "shared/clock_steps.h"
 #include "shared/file_bytes.h"
 #include "shared/identity.h"
 #include "shared/shmem.h"
@@ -39,6 +40,7 @@
 #define AGES_SAMPLE_BYTES 24
 #define AGES_MAX_BYTES (AGES_HEAD_BYTES + TOKEN_AGES_SAMPLES * AGES_SAMPLE_BYTES + 4)
 #define WARNING_INTERVAL_MS 60000
+#define READING_MS 5			/* two clocks are read at the same moment, or there is another reading */
 #define FENCE_ROLES 256			/* by what is left when a role's OID is divided by it */
 
 typedef struct TokenMemory
@@ -51,6 +53,7 @@ typedef struct TokenMemory
 	uint64		saved_generation;
 	uint64		saved_clock_ms;
 	TokenAges	ages;
+	ClockSteps	clock_steps;
 	int64		fences_until_us[FENCE_ROLES];	/* when all fences that a role put from here will have counted long enough, by monotonic_ms */
 
 	/* the consensus worker writes them */
@@ -59,6 +62,7 @@ typedef struct TokenMemory
 	pg_atomic_uint64 key_middle;	/* half of certification's memory for keys is newer than this index; 0: that much was never put */
 	pg_atomic_uint64 key_quarter;	/* three quarters of it are */
 	pg_atomic_uint64 forgotten_early;
+	pg_atomic_uint64 marked_epoch;	/* the last one of which a mark is known; all before it are marked too */
 	pg_atomic_uint32 has_fences;
 } TokenMemory;
 
@@ -85,6 +89,7 @@ token_memory_shmem_startup(void)
 	pg_atomic_init_u64(&memory->key_middle, 0);
 	pg_atomic_init_u64(&memory->key_quarter, 0);
 	pg_atomic_init_u64(&memory->forgotten_early, 0);
+	pg_atomic_init_u64(&memory->marked_epoch, 0);
 	pg_atomic_init_u32(&memory->has_fences, 0);
 }
 
@@ -104,6 +109,17 @@ static uint64
 clock_ms(void)
 {
 	return (uint64) (monotonic_ms() + memory->clock_offset_ms);
+}
+
+/* Under the lock; the wall clock is compared whenever tokens come or are asked for. */
+static void
+note_clocks(void)
+{
+	int64		before_ms = monotonic_ms();
+	int64		wall_ms = GetCurrentTimestamp() / 1000;
+
+	if (monotonic_ms() - before_ms <= READING_MS)
+		clock_steps_note(&memory->clock_steps, before_ms, wall_ms);
 }
 
 static uint64
@@ -140,6 +156,18 @@ token_memory_check_room(bool for_fence)
 					   CERTIFIER_TOKEN_CAPACITY, quorum_token_retention_age_s),
 			 errhint("Nothing was proposed. Retry later, use tokens for those transactions only that need one, or lower quorum.token_retention_age. "
 					 "See quorum.token_memory.")));
+}
+
+void
+token_memory_report_no_guard(uint64 under_way_ms)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many transaction tokens for quorum.token_retention_age"),
+			 errdetail("An earlier attempt with the token, up to %d s before this transaction began, might be forgotten before this one is committed; it began "
+					   UINT64_FORMAT " ms ago.", quorum_token_retention_age_s, under_way_ms),
+			 errhint("Nothing was proposed. Retry later, keep transactions with tokens short, use tokens for those only that need one, or lower "
+					 "quorum.token_retention_age. See quorum.token_memory.")));
 }
 
 /* Each fence counts for its share of the time. */
@@ -195,16 +223,42 @@ token_memory_needs_fence(void)
 }
 
 uint64
-token_memory_retained_from(uint64 more_ms)
+token_memory_under_way_ms(TimestampTz began_at)
+{
+	int64		under_way_ms;
+
+	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	note_clocks();
+	under_way_ms = clock_steps_under_way_ms(&memory->clock_steps, monotonic_ms(), GetCurrentTimestamp() / 1000, began_at / 1000);
+	LWLockRelease(memory->lock);
+	return (uint64) under_way_ms;
+}
+
+/* Of one moment: that the guard is found with the sample that tells the index. */
+uint64
+token_memory_retained_from(uint64 more_ms, uint64 *guard)
 {
 	const TokenSample *sample;
+	uint64		age_ms = retention_age_ms() + more_ms;
+	uint64		put_count = pg_atomic_read_u64(&memory->put_count);
+	uint64		now_ms;
 	uint64		index;
 
 	LWLockAcquire(memory->lock, LW_SHARED);
-	sample = token_ages_newest_of_age(&memory->ages, clock_ms(), retention_age_ms() + more_ms);
+	now_ms = clock_ms();
+	sample = token_ages_newest_of_age(&memory->ages, now_ms, age_ms);
 	index = sample != NULL ? sample->index : 0;
+	*guard = token_ages_guard(&memory->ages, CERTIFIER_TOKEN_CAPACITY, put_count, TOKEN_MEMORY_RESERVE, now_ms, age_ms);
 	LWLockRelease(memory->lock);
 	return index;
+}
+
+bool
+token_memory_unmarked(uint64 *first, uint64 *last)
+{
+	*last = token_epoch_of(CERTIFIER_TOKEN_CAPACITY, pg_atomic_read_u64(&memory->put_count));
+	*first = token_epoch_first_to_mark(*last, pg_atomic_read_u64(&memory->marked_epoch));
+	return *first <= *last;
 }
 
 uint64
@@ -242,6 +296,7 @@ note_sample(uint64 put_count, uint64 index)
 	uint32		count;
 
 	LWLockAcquire(memory->lock, LW_EXCLUSIVE);
+	note_clocks();
 	now.clock_ms = clock_ms();
 	count = memory->ages.count;
 	token_ages_note(&memory->ages, CERTIFIER_TOKEN_CAPACITY, &now);
@@ -297,14 +352,33 @@ publish_keys(const Certifier *certifier)
 	pg_atomic_write_u64(&memory->key_quarter, index_of_newest_keys(certifier, 3 * quarter));
 }
 
-/* The floor never falls: somebody may hold a verdict that is newer than the log as a worker that was started anew knows it. */
+/* Usually it is the one that has begun last, and known already.  Marks that certification has forgotten are put once more. */
+static void
+publish_marks(const Certifier *certifier)
+{
+	uint64		marked = pg_atomic_read_u64(&memory->marked_epoch);
+	uint64		last = token_epoch_of(CERTIFIER_TOKEN_CAPACITY, certifier->tokens.put_count);
+
+	for (uint64 epoch = last; epoch > marked && last - epoch < TOKEN_EPOCHS; epoch--)
+		if (certifier_last_index(certifier, token_epoch_key(epoch), CERTIFIER_TABLE_ROW_EXCLUSIVE) != 0)
+		{
+			pg_atomic_write_u64(&memory->marked_epoch, epoch);
+			return;
+		}
+}
+
+/*
+ * What never falls: somebody may hold a verdict, or have applied an entry, that is newer than the log as a worker that was started anew knows it at
+ * first.
+ */
 static void
 publish(const Certifier *certifier, uint64 index)
 {
 	pg_atomic_write_u64(&memory->floor, Max(token_memory_floor(), certifier->token_floor));
-	pg_atomic_write_u32(&memory->has_fences, certifier->has_fences ? 1 : 0);
+	if (certifier->has_fences)
+		pg_atomic_write_u32(&memory->has_fences, 1);
 	note_sample(certifier->tokens.put_count, index);
-	pg_atomic_write_u64(&memory->put_count, certifier->tokens.put_count);
+	pg_atomic_write_u64(&memory->put_count, Max(pg_atomic_read_u64(&memory->put_count), certifier->tokens.put_count));
 }
 
 void
@@ -313,7 +387,8 @@ token_memory_note(const Certifier *certifier, uint64 index)
 	uint64		old_put_count = pg_atomic_read_u64(&memory->put_count);
 
 	publish_keys(certifier);
-	if (certifier->tokens.put_count == old_put_count)
+	publish_marks(certifier);
+	if (certifier->tokens.put_count <= old_put_count)
 		return;
 	count_forgotten_early(old_put_count, certifier->tokens.put_count);
 	publish(certifier, index);
@@ -326,6 +401,7 @@ token_memory_restored(const Certifier *certifier, uint64 index)
 	token_ages_drop_behind(&memory->ages, certifier->tokens.put_count, index);
 	LWLockRelease(memory->lock);
 	publish_keys(certifier);
+	publish_marks(certifier);
 	publish(certifier, index);
 }
 
@@ -479,6 +555,8 @@ token_memory_begin(uint64 cluster_id, uint32 node_id)
 		LWLockRelease(memory->lock);
 		pg_atomic_write_u64(&memory->floor, 0);
 		pg_atomic_write_u64(&memory->put_count, 0);
+		pg_atomic_write_u64(&memory->marked_epoch, 0);
+		pg_atomic_write_u32(&memory->has_fences, 0);
 	}
 	pfree(ages);
 }

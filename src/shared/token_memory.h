@@ -10,22 +10,29 @@
  *	 Reach		A transaction with a token is proposed with a base that is not above the log index before which its first attempt cannot have come, so that
  *				the log rejects it if that attempt may have been forgotten by the time that it is certified: see certifier.h, token_floor.
  *	 Fence		The log does so only behind a fence; so there is one before the first token can be forgotten.
+ *	 Guard		Where much is written such a base is too low for the keys.  Unless its client states an index the transaction then has a higher one, and a
+ *				guard (token_epochs.h), by which the log rejects it before a token is forgotten that it would have to find.  Whoever puts a token or a fence
+ *				marks the epochs for that, whatever its own setting says.
  *
  * The clock is the time for which this instance was seen running: the monotonic clock, continued at a restart where it was last saved.  Time that
  * passed in between is not counted.  A node that copies its tables from another one, and so is told of tokens that it never saw, is told their ages too.  So nobody's setting of a clock makes a token look older than it is.
+ * A transaction's begin is known by the wall clock only; that it was set back since is noted (clock_steps.h).
  *
  * The file (QUORUM_DIRECTORY/token_ages, big endian): u32 magic, u32 version 1, u64 cluster id, u32 node id, u64 clock in ms, u32 count, per sample u64
  * put count, u64 log index, u64 clock; CRC32C of all before.  One that is missing or damaged is as if nothing were known of the tokens' ages.
  *
- * Locks: an LWLock of its own, never held together with another nor while waiting, for the samples and the clock; the numbers are atomics.
+ * Locks: an LWLock of its own, never held together with another nor while waiting, for the samples and the clocks; the numbers are atomics.
  */
 #ifndef QUORUM_TOKEN_MEMORY_H
 #define QUORUM_TOKEN_MEMORY_H
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 #include "shared/certifier.h"
 #include "shared/token_ages.h"
+#include "shared/token_epochs.h"
 
 #define TOKEN_MEMORY_RESERVE (CERTIFIER_TOKEN_CAPACITY / 4)	/* for what all nodes may have on their way: 16 times a full queue and a quarter of a window */
 #define TOKEN_MEMORY_FENCES (CERTIFIER_TOKEN_CAPACITY / 32)	/* so many may a role put from one node within quorum.token_retention_age: anybody may ask */
@@ -59,8 +66,20 @@ extern bool token_memory_needs_fence(void);
 extern uint64 token_memory_key_middle(void);
 extern uint64 token_memory_key_quarter(void);
 
-/* The log index before which nothing stands that is at most so much older than quorum.token_retention_age; 0: none is known. */
-extern uint64 token_memory_retained_from(uint64 more_ms);
+/* For how long a transaction is under way that began then, at least: though the wall clock was set back since (clock_steps.h). */
+extern uint64 token_memory_under_way_ms(TimestampTz began_at);
+
+/*
+ * The log index before which nothing stands that is at most so much older than quorum.token_retention_age; 0: none is known.  *guard: the epoch to guard
+ * an attempt with that must find all that stands behind it; it has not begun at an index that was applied here before the call.  0: it is too late for that.
+ */
+extern uint64 token_memory_retained_from(uint64 more_ms, uint64 *guard);
+
+/* 53400: it is too late for an attempt that is under way for so long. */
+extern void token_memory_report_no_guard(uint64 under_way_ms) pg_attribute_noreturn();
+
+/* The epochs, from *first to *last, that have begun, and are not known to be marked; false: there is none. */
+extern bool token_memory_unmarked(uint64 *first, uint64 *last);
 
 typedef struct TokenMemoryStatus
 {

@@ -3,7 +3,7 @@
 # run_mutations.sh [name ...]
 #	Plants each bug of mutations/*.patch in a copy of the tree, and looks whether a test finds it.
 #
-# A patch of the certifier, or of the ages of tokens, must make a unit test fail.  One of the capture says in its head which cases of which TAP test find it (without a test:
+# A patch of the certifier, of the ages or epochs of tokens, or of steps of a clock, must make a unit test fail.  One of the capture says in its head which cases of which TAP test find it (without a test:
 # 018_conflicts_between_nodes.pl), and in which of the modes of that; they are run with a copy of the PostgreSQL installation, into which the mutated
 # library goes, so that nobody else's is touched.  TAP on stdout: a mutation that is not caught, does not apply or does not compile is a failure.  Without a mutation
 # all these tests must pass, so that a finding is the mutation's.  JOBS mutations are tried at a time.
@@ -21,9 +21,10 @@ unset MAKEFLAGS MFLAGS MAKELEVEL CASES MODE PROVE_TESTS PROVE_FLAGS
 build_and_run_unit_tests()
 {
 	local tree=$1 test
-	for test in test_certifier test_certified_transactions test_certifier_tokens test_token_ages
+	for test in test_certifier test_certified_transactions test_certifier_tokens test_token_ages test_token_epochs test_clock_steps
 	do
-		"${CC:-gcc}" -std=gnu11 -g -O1 -w "-I$tree/src" "-I$root/test/unit" -o "$tree/$test" "$root/test/unit/$test.c" "$tree/src/shared/certifier.c" "$tree/src/shared/token_ages.c" \
+		"${CC:-gcc}" -std=gnu11 -g -O1 -w "-I$tree/src" "-I$root/test/unit" -o "$tree/$test" "$root/test/unit/$test.c" "$tree/src/shared/certifier.c" "$tree/src/shared/token_ages.c" "$tree/src/shared/token_epochs.c" \
+			"$tree/src/shared/clock_steps.c" \
 			>"$tree/build.log" 2>&1 || return 2
 		timeout 20 "$tree/$test" >"$tree/run.log" 2>&1 || return 1	# a test takes half a second; a search may never end in a map that is full
 	done
@@ -83,7 +84,7 @@ copy_of_tree()
 	then
 		cp -a "$work/unmutated/." "$1/"
 	else
-		cp "$root"/src/shared/certifier.[ch] "$root"/src/shared/token_ages.[ch] "$1/src/shared/"
+		cp "$root"/src/shared/certifier.[ch] "$root"/src/shared/token_ages.[ch] "$root"/src/shared/token_epochs.[ch] "$root"/src/shared/clock_steps.[ch] "$1/src/shared/"
 	fi
 }
 

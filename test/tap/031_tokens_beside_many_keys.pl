@@ -12,7 +12,7 @@ use Test::More;
 
 QuorumCluster->skip_all_without_namespaces;
 
-# 1024 tokens; 2048 pairs of key and mode, two for each row that is inserted.  A node whose messages are lost must believe for a while that all is well.
+# 1024 tokens; 2048 pairs of key and mode, two for each row that is inserted, and one for each fourth token, which marks their epochs.  A node whose messages are lost must believe for a while that all is well.
 my $cluster = TokenLoad::cluster(
 	nodes => 3,
 	namespaces => 1,
@@ -26,7 +26,7 @@ sub first { my ($token, $id) = @_; $leader->sql(TokenLoad::transaction($token, $
 
 sub begin { my ($token, $after_index) = @_; return "BEGIN; SET LOCAL quorum.token_after_index = '$after_index'; SET LOCAL quorum.token = '$token'"; }
 
-sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM t WHERE id < 10') } $cluster->nodes; }
+sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM t WHERE id < 13') } $cluster->nodes; }
 
 # ---- the_hint_of_a_retry_is_not_that_of_a_first_attempt: behind the index that it names the token's first attempt can stand
 {
@@ -49,24 +49,33 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	$cluster->wait_applied;
 }
 
-# ---- a_retry_that_says_since_when_is_not_believed_younger: the first attempt is forgotten between the retry and its verdict
+# ---- a_retry_is_not_believed_younger_because_much_was_written: the first attempt is forgotten between the retry and its verdict, whether it says since when or not
 {
+	TokenLoad::set($follower, 'quorum.token_retention_age', '1h');
 	my $after_index = first('stated', 1);
-	ok(TokenLoad::put($leader, 1, 700)->{ok}, 'others write so much that half of the memory for keys is younger');
+	first('within the age', 11);
+	ok(TokenLoad::put($leader, 1, 620)->{ok}, 'others write so much that half of the memory for keys is younger');
 	$cluster->wait_applied;
-	my $session = WaitingSession->new($follower);
-	$session->run(begin('stated', $after_index) . "; INSERT INTO t VALUES (2, 'late')");
+	my $stated = WaitingSession->new($follower);
+	$stated->run(begin('stated', $after_index) . "; INSERT INTO t VALUES (2, 'late')");
+	my $within = WaitingSession->new($follower);
+	$within->run("BEGIN; SET LOCAL quorum.token = 'within the age'; INSERT INTO t VALUES (12, 'late')");
 	$cluster->cut_one_way($follower, [ $leader, $other ]);
-	$session->send('COMMIT');
-	$session->wait_until_waiting;
-	ok(TokenLoad::put($leader, 701, 1040)->{ok}, 'and go on until the first attempt is forgotten');
-	cmp_ok(TokenLoad::memory($leader, 'forgotten_up_to_index'), '>', $after_index, 'it is');
+	foreach my $session ($stated, $within)
+	{
+		$session->send('COMMIT');
+		$session->wait_until_waiting;
+	}
+	ok(TokenLoad::put($leader, 621, 1040)->{ok}, 'and go on until the first attempts are forgotten');
+	cmp_ok(TokenLoad::memory($leader, 'forgotten_up_to_index'), '>', $after_index + 1, 'they are');
 	$cluster->heal;
-	is($session->outcome, '55000', 'the retry takes no effect, nor is its client invited to retry') or diag($session->error);
-	like($session->error, qr/is no longer known.*This one was not committed/s, 'and is told why');
+	is($stated->outcome, '55000', 'the retry takes no effect, nor is its client invited to retry') or diag($stated->error);
+	like($stated->error, qr/is no longer known.*This one was not committed/s, 'and is told why');
+	is($within->outcome, '55000', 'nor does one that is within the age that is promised') or diag($within->error);
 	$cluster->wait_for_leader;
 	$cluster->wait_applied;
-	is_deeply([ rows() ], [ ('1') x 3 ], 'the token has taken effect once');
+	is_deeply([ rows() ], [ ('1,11') x 3 ], 'each token has taken effect once');
+	TokenLoad::set($follower, 'quorum.token_retention_age', '0');
 }
 
 # ---- a_retry_that_says_since_when_is_refused_if_the_keys_do_not_reach_back: while the token itself is remembered
@@ -77,6 +86,26 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	is($leader->sql("SELECT outcome FROM quorum.outcome('reach')"), 'committed', 'the first attempt is remembered');
 	is($leader->query(begin('reach', $after_index) . q{; INSERT INTO t VALUES (4); COMMIT})->{sqlstate}, '55000', 'a retry is refused all the same');
 	is($leader->query(TokenLoad::transaction('reach', 4, 'x'))->{sqlstate}, '23505', 'one that does not say since when finds it');
+}
+
+# ---- an_attempt_that_is_under_way_for_long_is_to_be_made_again: before a token is forgotten that it has to find, and though others only ask for outcomes
+{
+	($follower, $other) = $cluster->followers;
+	TokenLoad::set($follower, 'quorum.token_retention_age', '1s');
+	QuorumCluster::wait_until('tokens to be older than it must remember', sub { $follower->sql('SELECT min(age_ms) > 1000 FROM quorum.token_samples()') eq 't' });
+	my $session = WaitingSession->new($follower);
+	$session->run(q{BEGIN; SET LOCAL quorum.token = 'slow'; INSERT INTO t VALUES (8, 'late')});
+	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$session->send('COMMIT');
+	$session->wait_until_waiting;
+	ok($leader->query(join("\n", map { "SELECT FROM quorum.outcome('not used $_');" } 1 .. 800), timeout => 120)->{ok}, 'many tokens are asked for that are not used');
+	$cluster->heal;
+	is($session->outcome, '40001', 'the attempt takes no effect') or diag($session->error);
+	like($session->error, qr/an earlier attempt with the token "slow" might soon be forgotten/, 'and its client is told why');
+	$leader = $cluster->wait_for_leader;
+	ok($leader->query(TokenLoad::transaction('slow', 9, 'again'))->{ok}, 'the next one takes effect');
+	$cluster->wait_applied;
+	TokenLoad::set($follower, 'quorum.token_retention_age', '0');
 }
 
 # ---- an_index_that_is_not_chosen_yet_means_nothing
