@@ -155,3 +155,22 @@ SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS the_same_again_is_tak
 SELECT pg_temp.refusal(:'shape', replace(:'definition', 'REFERENCES public.parent', 'REFERENCES public.nothing'));
 SELECT to_regclass('quorum_shape_of_existing_table.strict') IS NULL AND to_regclass('public.strict') IS NOT NULL AS nothing_was_moved;
 DROP TABLE strict, parent;
+
+-- a_unique_index_whose_predicate_postgres_writes_in_two_ways
+CREATE TABLE strict (id int PRIMARY KEY, kind varchar(10));
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind IN ('a', 'b');
+SELECT quorum.table_shape('strict') AS shape, quorum.table_definition('strict') AS definition \gset
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS the_same_is_taken;
+DROP TABLE strict;
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS it_can_be_made;
+CREATE TABLE strict (id int PRIMARY KEY, kind varchar(10));
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind::text = ANY (ARRAY['a'::varchar::text, 'b'::varchar::text]);
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS as_a_dump_writes_it_is_taken;
+DROP INDEX strict_kind_idx;
+SELECT pg_temp.refusal(:'shape', :'definition');
+CREATE UNIQUE INDEX ON strict (kind);
+SELECT pg_temp.refusal(:'shape', :'definition');
+DROP INDEX strict_kind_idx;
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind IN ('a', 'c');
+SELECT pg_temp.refusal(:'shape', :'definition');
+DROP TABLE strict;

@@ -80,7 +80,7 @@ existing_unfit_reason(Relation relation, const char *shape, bool *has_rows)
 	if (table != NULL && is_unfinished_copy(table))
 		return NULL;
 	found = table_shape(RelationGetRelid(relation));
-	if (found == NULL || strcmp(found, shape) != 0)
+	if (found == NULL || !same_shape(shape, found))
 		return psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
 	if (table == NULL && table_unshared_property(relation) != NULL)
 		return pstrdup(table_unshared_property(relation));
@@ -188,7 +188,7 @@ try_definition(const char *schema_name, const char *table_name, const char *shap
 		internal_query_run(definition);
 		CommandCounterIncrement();
 		made = table_shape(get_relname_relid(table_name, get_namespace_oid(schema_name, false)));
-		if (made == NULL || strcmp(made, shape) != 0)
+		if (made == NULL || !same_shape(shape, made))
 			reason = psprintf("Its definition gives another shape there. %s", first_difference(shape, made ? made : ""));
 		RollbackAndReleaseCurrentSubTransaction();
 	}

@@ -42,17 +42,45 @@ static const char form_query[] =
 
 static const char definition_query[] = "SELECT quorum.table_definition($1::pg_catalog.regclass)";
 
+#define UNIQUE_INDEX "UNIQUE INDEX "
+#define PREDICATE " WHERE "
+
+/* Up to its end, or to a predicate. */
+static size_t
+length_of_key(const char *line)
+{
+	size_t		length = strcspn(line, "\n");
+	const char *predicate = strncmp(line, UNIQUE_INDEX, strlen(UNIQUE_INDEX)) == 0 ? strstr(line, PREDICATE) : NULL;
+
+	return predicate != NULL && predicate < line + length ? (size_t) (predicate - line) + strlen(PREDICATE) : length;
+}
+
+static const char *
+next_line(const char *line)
+{
+	line += strcspn(line, "\n");
+	return *line == '\n' ? line + 1 : line;
+}
+
+bool
+same_shape(const char *expected, const char *found)
+{
+	for (; *expected != '\0' && *found != '\0'; expected = next_line(expected), found = next_line(found))
+	{
+		size_t		length = length_of_key(expected);
+
+		if (length_of_key(found) != length || memcmp(expected, found, length) != 0)
+			return false;
+	}
+	return *expected == *found;
+}
+
 static bool
 has_line(const char *text, const char *line, size_t length)
 {
-	while (*text != '\0')
-	{
-		size_t		here = strcspn(text, "\n");
-
-		if (here == length && memcmp(text, line, length) == 0)
+	for (; *text != '\0'; text = next_line(text))
+		if (strcspn(text, "\n") == length && memcmp(text, line, length) == 0)
 			return true;
-		text += here + (text[here] == '\n');
-	}
 	return false;
 }
 
@@ -60,14 +88,9 @@ has_line(const char *text, const char *line, size_t length)
 static char *
 first_line_without(const char *text, const char *other)
 {
-	while (*text != '\0')
-	{
-		size_t		length = strcspn(text, "\n");
-
-		if (!has_line(other, text, length))
-			return pnstrdup(text, length);
-		text += length + (text[length] == '\n');
-	}
+	for (; *text != '\0'; text = next_line(text))
+		if (!has_line(other, text, strcspn(text, "\n")))
+			return pnstrdup(text, strcspn(text, "\n"));
 	return pstrdup("nothing");
 }
 

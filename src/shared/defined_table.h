@@ -7,6 +7,12 @@
 
 #include "postgres.h"
 
+/*
+ * Of two texts that quorum.table_shape() gave, here and on another node: the same columns and keys?  Predicates of unique indexes are left out: their text may change
+ * when Postgres reads what it wrote, as it does on each node that gets the table.
+ */
+extern bool same_shape(const char *expected, const char *found);
+
 /* Of two different texts: the first line that only one of them has, of each, as a sentence. */
 extern char *first_difference(const char *expected, const char *found);
 

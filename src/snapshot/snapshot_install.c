@@ -86,7 +86,7 @@ has_shape(Oid relid, const char *shape)
 	Datum		value = ObjectIdGetDatum(relid);
 	char	   *found = internal_query_value("SELECT quorum.table_shape($1::pg_catalog.regclass)", 1, &type, &value);
 
-	return found != NULL && strcmp(found, shape) == 0;
+	return found != NULL && same_shape(shape, found);
 }
 
 /* Invariant 1. */
