@@ -122,3 +122,55 @@ SELECT quorum.check_replicate('public', 'incoming', :'shape', replace(:'definiti
 SELECT quorum.check_replicate('public', 'account', quorum.table_shape('account'), '');
 SELECT quorum.check_replicate('public', 'incoming', NULL, '');
 SELECT to_regclass('incoming') IS NULL AS nothing_was_left;
+
+-- a_table_that_would_accept_other_writes_is_not_taken
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE strict (
+	id int PRIMARY KEY,
+	kind varchar(10) CHECK (kind IN ('a', 'b')),
+	parent_id int REFERENCES parent ON DELETE CASCADE,
+	strict_id int REFERENCES strict,
+	doubled int GENERATED ALWAYS AS (id * 2) STORED);
+SELECT quorum.table_shape('strict') AS shape, quorum.table_definition('strict') AS definition \gset
+CREATE FUNCTION pg_temp.refusal(shape text, definition text) RETURNS text LANGUAGE sql AS $$ SELECT quorum.check_replicate('public', 'strict', shape, definition) $$;
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS the_same_is_taken;
+ALTER TABLE strict RENAME CONSTRAINT strict_kind_check TO named_otherwise;
+ALTER TABLE strict DROP CONSTRAINT strict_parent_id_fkey, ADD FOREIGN KEY (parent_id) REFERENCES parent ON DELETE CASCADE NOT VALID;
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS names_and_older_rows_do_not_count;
+ALTER TABLE strict DROP CONSTRAINT named_otherwise;
+SELECT pg_temp.refusal(:'shape', :'definition');
+ALTER TABLE strict ADD CHECK (kind IN ('a', 'b', 'c'));
+SELECT pg_temp.refusal(:'shape', :'definition');
+ALTER TABLE strict DROP CONSTRAINT strict_kind_check, ADD CHECK (kind::text = ANY (ARRAY['a'::varchar::text, 'b'::varchar::text]));
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS as_a_dump_writes_it_is_taken;
+ALTER TABLE strict DROP CONSTRAINT strict_parent_id_fkey, ADD FOREIGN KEY (parent_id) REFERENCES parent;
+SELECT pg_temp.refusal(:'shape', :'definition');
+ALTER TABLE strict DROP CONSTRAINT strict_parent_id_fkey;
+SELECT pg_temp.refusal(:'shape', :'definition');
+ALTER TABLE strict ADD FOREIGN KEY (parent_id) REFERENCES parent ON DELETE CASCADE;
+ALTER TABLE strict DROP doubled, ADD doubled int GENERATED ALWAYS AS (id * 3) STORED;
+SELECT pg_temp.refusal(:'shape', :'definition');
+ALTER TABLE strict DROP doubled, ADD doubled int GENERATED ALWAYS AS (id * 2) STORED;
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS the_same_again_is_taken;
+SELECT pg_temp.refusal(:'shape', replace(:'definition', 'REFERENCES public.parent', 'REFERENCES public.nothing'));
+SELECT to_regclass('quorum_shape_of_existing_table.strict') IS NULL AND to_regclass('public.strict') IS NOT NULL AS nothing_was_moved;
+DROP TABLE strict, parent;
+
+-- a_unique_index_whose_predicate_postgres_writes_in_two_ways
+CREATE TABLE strict (id int PRIMARY KEY, kind varchar(10));
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind IN ('a', 'b');
+SELECT quorum.table_shape('strict') AS shape, quorum.table_definition('strict') AS definition \gset
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS the_same_is_taken;
+DROP TABLE strict;
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS it_can_be_made;
+CREATE TABLE strict (id int PRIMARY KEY, kind varchar(10));
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind::text = ANY (ARRAY['a'::varchar::text, 'b'::varchar::text]);
+SELECT pg_temp.refusal(:'shape', :'definition') IS NULL AS as_a_dump_writes_it_is_taken;
+DROP INDEX strict_kind_idx;
+SELECT pg_temp.refusal(:'shape', :'definition');
+CREATE UNIQUE INDEX ON strict (kind);
+SELECT pg_temp.refusal(:'shape', :'definition');
+DROP INDEX strict_kind_idx;
+CREATE UNIQUE INDEX ON strict (kind) WHERE kind IN ('a', 'c');
+SELECT pg_temp.refusal(:'shape', :'definition');
+DROP TABLE strict;

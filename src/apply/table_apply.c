@@ -15,7 +15,6 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
@@ -29,15 +28,13 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "apply/apply_internal.h"
+#include "shared/defined_table.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
 #include "shared/table_health.h"
-
-#define SHAPE_SCHEMA "quorum_shape_of_existing_table"	/* exists only within a subtransaction that is rolled back */
 
 typedef struct NewTable
 {
@@ -66,24 +63,6 @@ run(const char *sql)
 	CommandCounterIncrement();
 }
 
-/* Columns and keys as text; palloc'd in the caller's context. */
-static char *
-shape_of(Oid relid)
-{
-	MemoryContext context = CurrentMemoryContext;
-	char	   *shape = NULL;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute(psprintf("SELECT quorum.table_shape(%u::pg_catalog.oid::pg_catalog.regclass)", relid), false, 1) < 0)
-		elog(ERROR, "SPI_execute failed");
-	if (SPI_processed == 1)
-		shape = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	shape = MemoryContextStrdup(context, shape ? shape : "");
-	SPI_finish();
-	return shape;
-}
-
 static int64
 count_rows(Relation relation)
 {
@@ -105,29 +84,7 @@ count_rows(Relation relation)
 
 /* ---- TABLE_CREATE ---- */
 
-/* Moves the existing table aside, makes the new one, compares, and takes all of that back. */
-static bool
-has_shape_of_definition(Oid relid, const NewTable *new_table)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *existing = shape_of(relid);
-	char	   *defined;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	run("CREATE SCHEMA " SHAPE_SCHEMA);
-	run(psprintf("ALTER TABLE %s SET SCHEMA " SHAPE_SCHEMA,
-				 quote_qualified_identifier(new_table->schema_name, new_table->table_name)));
-	run(new_table->definition);
-	defined = shape_of(find_table(new_table));
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return strcmp(existing, defined) == 0;
-}
-
-/* A table of that name that is not of this module: only an empty one of the same shape is taken. */
+/* A table of that name that is not of this module: only an empty one that is as its definition would make it is taken. */
 static void
 adopt_existing_table(Oid relid, const NewTable *new_table)
 {
@@ -135,6 +92,7 @@ adopt_existing_table(Oid relid, const NewTable *new_table)
 	bool		is_ordinary = relation->rd_rel->relkind == RELKIND_RELATION &&
 		relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT;
 	bool		is_empty = is_ordinary && count_rows(relation) == 0;
+	char	   *difference;
 
 	table_close(relation, NoLock);
 	if (!is_empty)
@@ -143,11 +101,13 @@ adopt_existing_table(Oid relid, const NewTable *new_table)
 				 errmsg("table \"%s.%s\" is replicated by another node but exists on this one with other contents",
 						new_table->schema_name, new_table->table_name),
 				 errhint("Rename or drop it here, then reload the configuration to make this node go on.")));
-	if (!has_shape_of_definition(relid, new_table))
+	difference = defined_table_difference(relid, new_table->definition);
+	if (difference != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("table \"%s.%s\" is replicated by another node but exists on this one with another shape",
 						new_table->schema_name, new_table->table_name),
+				 errdetail_internal("%s", difference),
 				 errhint("Rename or drop it here, then reload the configuration to make this node go on.")));
 }
 

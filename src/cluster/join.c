@@ -139,6 +139,21 @@ check_table_with_rows(const char *schema_name, const char *table_name, bool is_a
 				 errhint("Retry when quorum.replicate() has ended in the cluster, or drop, rename or empty the table here.")));
 }
 
+/* Of a table that is here. */
+static char *
+differs_reason(PeerConnection *leader, char *const *row)
+{
+	const char *parameters[1] = {row[3]};
+	PeerResult *answer;
+
+	if (!table_exists(row[0], row[1]))
+		return NULL;
+	answer = peer_query(leader, "SELECT quorum.table_definition(relation) FROM quorum.replicated_table WHERE table_id = $1", 1, parameters);
+	if (answer->row_count != 1 || answer->rows[0][0] == NULL)
+		return NULL;			/* it is gone there by now */
+	return table_differs_reason(row[0], row[1], answer->rows[0][0]);
+}
+
 /*
  * A table here that is in the way of a replicated one would stop this node in the middle of the log.  Notes those that have rows which are to be kept, and the
  * log index that the leader's tables are at.
@@ -161,6 +176,8 @@ check_tables_of_cluster(PeerConnection *leader, bool keep_rows, RowsToKeep *rows
 		bool		has_rows = false;
 		const char *reason = is_fit ? NULL : table_unfit_reason(schema_name, table_name, tables->rows[i][2], &has_rows);
 
+		if (reason == NULL && !is_fit)
+			reason = differs_reason(leader, tables->rows[i]);
 		if (reason != NULL)
 			refuse_table(schema_name, table_name, reason);
 		if (!has_rows)

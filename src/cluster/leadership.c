@@ -23,6 +23,8 @@
 #include "shared/shmem.h"
 
 #define TRANSFER_TIMEOUT_MS 20000
+#define TRANSFER_GOES_ON "the leader was asked to hand over, and may still do so"
+#define REACHABILITY_PATIENCE_MS 5000	/* less than other nodes wait for the leader's answer */
 #define STATUS_INTERVAL_MS 20
 
 PG_FUNCTION_INFO_V1(quorum_transfer_leadership);
@@ -61,6 +63,18 @@ require_leadership(void)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("only the leader changes the cluster, and this node does not lead"),
 				 errhint("Retry: the functions for users find the leader by themselves.")));
+}
+
+void
+wait_while_unreached(bool (*lacks) (uint32 node_id), uint32 node_id, const char *background)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	while (lacks(node_id) && !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), REACHABILITY_PATIENCE_MS))
+	{
+		wait_for_change(STATUS_INTERVAL_MS, background);
+		require_leadership();	/* others know nothing of it */
+	}
 }
 
 /* A rejection (40001) comes from two changes at the same time. */
@@ -150,32 +164,61 @@ check_target(const NodeStatus *status, const char *node_name)
 				 errhint("Choose a node that is_voter in quorum.nodes.")));
 }
 
-/* On the leader. */
-static void
-request_transfer_here(uint32 node_id)
+/* Does the leader reach the target; or anybody who could take over, if there is none? */
+static bool
+reaches_target(const NodeStatus *status, uint32 node_id)
 {
-	NodeStatus *status = palloc(sizeof(NodeStatus));
-	const MemberState *target;
-	int			reachable = 0;
+	const MemberState *target = status_member(status, node_id);
 
-	require_leadership();
-	shmem_get_status(status);
+	if (target != NULL)
+		return target->reachable;
 	for (int i = 0; i < status->member_count; i++)
 		if (status->members[i].is_voter && status->members[i].reachable && !status->members[i].is_older_build &&
 			status->members[i].node_id != status->leader_id)
-			reachable++;
-	target = status_member(status, node_id);
+			return true;
+	return false;
+}
+
+static bool
+lacks_target(uint32 node_id)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+	bool		lacks;
+
+	shmem_get_status(status);
+	lacks = !reaches_target(status, node_id);
+	pfree(status);
+	return lacks;
+}
+
+static void
+check_target_can_lead(const NodeStatus *status, uint32 node_id)
+{
+	const MemberState *target = status_member(status, node_id);
+
 	if (target != NULL && target->is_older_build)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("node \"%s\" runs an older build, which cannot take the leadership over", target->node_name),
 				 errhint("Upgrade it first, or choose another node.")));
-	if (target != NULL ? !target->reachable : reachable == 0)
+	if (!reaches_target(status, node_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 target != NULL ? errmsg("the leader does not reach node \"%s\"", target->node_name)
 				 : errmsg("the leader reaches no other voter that could take over"),
 				 errhint("See quorum.nodes.")));
+}
+
+/* On the leader. */
+static void
+request_transfer_here(uint32 node_id)
+{
+	NodeStatus *status = palloc(sizeof(NodeStatus));
+
+	require_leadership();
+	wait_while_unreached(lacks_target, node_id, TRANSFER_GOES_ON);
+	shmem_get_status(status);
+	check_target_can_lead(status, node_id);
 	pg_atomic_write_u64(&QuorumShmem->transfer_request, TRANSFER_TO(node_id));
 	shmem_wake_consensus();
 	pfree(status);
@@ -231,7 +274,7 @@ transfer_and_wait(uint32 old_leader_id, uint32 target_id)
 			(void) leader_try(request_transfer_here, "SELECT quorum.request_transfer($1)", target_id, &why_not);
 			asked_at = now;
 		}
-		wait_for_change(STATUS_INTERVAL_MS, "the leader was asked to hand over, and may still do so");
+		wait_for_change(STATUS_INTERVAL_MS, TRANSFER_GOES_ON);
 	}
 }
 

@@ -19,6 +19,12 @@ extern void require_leadership(void);
  */
 extern bool leader_try(void (*here) (uint32 node_id), const char *sql, uint32 node_id, ErrorData **why_not);
 
+/*
+ * On the leader, before it refuses what it is asked for because somebody is not reached: waits, for a few seconds at most, while lacks(node_id) says so.  One that has
+ * just joined, or come back, is reached a moment before the leader's worker says so.  `background`: see wait_for_change.  25006 if it leads no more.
+ */
+extern void wait_while_unreached(bool (*lacks) (uint32 node_id), uint32 node_id, const char *background);
+
 /* Is that the error of somebody who may not be asked just now? */
 extern bool is_passing_error(int sqlstate);
 

@@ -32,7 +32,6 @@
 #define REMOVAL_TIMEOUT_MS 60000
 #define ASK_AGAIN_MS 5000			/* the leader did it, but this node has not heard of it */
 #define RETRY_MS 200
-#define REACHABILITY_PATIENCE_MS 5000	/* less than other nodes wait for the leader's answer */
 #define STATUS_INTERVAL_MS 20
 #define KNOWN_TIMEOUT_MS 30000
 #define KNOWN_INTERVAL_MS 100
@@ -106,19 +105,6 @@ lacks_reachable_voters(uint32 node_id)
 	return lacks;
 }
 
-/* One that has just joined, or come back, is reached a moment before the leader's worker says so. */
-static void
-wait_for_reachable_voters(uint32 node_id)
-{
-	TimestampTz start = GetCurrentTimestamp();
-
-	while (lacks_reachable_voters(node_id) && !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), REACHABILITY_PATIENCE_MS))
-	{
-		wait_for_change(STATUS_INTERVAL_MS, REMOVAL_GOES_ON);
-		require_leadership();	/* others know nothing of it */
-	}
-}
-
 /* Unless that removed the node, too. */
 static void
 report_another_came_first(uint32 node_id)
@@ -161,7 +147,7 @@ request_removal_here(uint32 node_id)
 {
 	require_leadership();
 	gate_check_may_write();
-	wait_for_reachable_voters(node_id);
+	wait_while_unreached(lacks_reachable_voters, node_id, REMOVAL_GOES_ON);
 	lock_membership();
 	PG_TRY();
 	{

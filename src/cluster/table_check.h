@@ -24,6 +24,11 @@ extern char *table_shape(Oid relation_id);
  */
 extern char *table_unfit_reason(const char *schema_name, const char *table_name, const char *shape, bool *has_rows);
 
+extern bool table_exists(const char *schema_name, const char *table_name);
+
+/* Of one that exists and is not unfit: what is other in it than in what `definition` would make here, constraints included, as a sentence; NULL if nothing is. */
+extern char *table_differs_reason(const char *schema_name, const char *table_name, const char *definition);
+
 /*
  * Of a table that is there already, with the right columns and keys: what makes its contents or its changes others than those of the log, as no
  * table with that could be replicated; NULL if there is nothing.

@@ -8,7 +8,8 @@
  * What is found here keeps a node from standing still later, when the same comes to it by the log.  It is no promise: somebody may
  * create a table in between.
  *
- * Locks: ACCESS SHARE on a table of that name; what the definition takes, until it is rolled back.
+ * Locks: ACCESS SHARE on a table of that name; ACCESS EXCLUSIVE while it is compared with the definition, for which it does not wait long; what the definition
+ * takes, until it is rolled back.
  */
 #include "postgres.h"
 
@@ -31,8 +32,12 @@
 #include "cluster/internal_query.h"
 #include "cluster/node_check.h"
 #include "cluster/table_check.h"
+#include "shared/defined_table.h"
+#include "shared/internal_identity.h"
 #include "shared/replicated_tables.h"
 #include "shared/shmem.h"
+
+#define LOCK_PATIENCE "2s"		/* for a table that somebody uses, less than the node that asks waits for the answer */
 
 PG_FUNCTION_INFO_V1(quorum_check_replicate);
 
@@ -49,25 +54,6 @@ holds_rows(Relation relation)
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	return found;
-}
-
-/* The first line that one text has and the other has not, or differs. */
-static char *
-first_difference(const char *expected, const char *found)
-{
-	while (*expected != '\0' && *found != '\0')
-	{
-		size_t		expected_length = strcspn(expected, "\n");
-		size_t		found_length = strcspn(found, "\n");
-
-		if (expected_length != found_length || memcmp(expected, found, expected_length) != 0)
-			break;
-		expected += expected_length + (expected[expected_length] == '\n');
-		found += found_length + (found[found_length] == '\n');
-	}
-	return psprintf("It has \"%s\" where \"%s\" is expected.",
-					*found ? pnstrdup(found, strcspn(found, "\n")) : "nothing",
-					*expected ? pnstrdup(expected, strcspn(expected, "\n")) : "nothing");
 }
 
 /* A copy that was begun and not finished is replaced when it begins again; not so on the node that it was made from. */
@@ -94,7 +80,7 @@ existing_unfit_reason(Relation relation, const char *shape, bool *has_rows)
 	if (table != NULL && is_unfinished_copy(table))
 		return NULL;
 	found = table_shape(RelationGetRelid(relation));
-	if (found == NULL || strcmp(found, shape) != 0)
+	if (found == NULL || !same_shape(shape, found))
 		return psprintf("It exists there with another shape. %s", first_difference(shape, found ? found : ""));
 	if (table == NULL && table_unshared_property(relation) != NULL)
 		return pstrdup(table_unshared_property(relation));
@@ -106,11 +92,18 @@ existing_unfit_reason(Relation relation, const char *shape, bool *has_rows)
 	return NULL;
 }
 
+static Oid
+find_table(const char *schema_name, const char *table_name)
+{
+	Oid			schema_id = get_namespace_oid(schema_name, true);
+
+	return OidIsValid(schema_id) ? get_relname_relid(table_name, schema_id) : InvalidOid;
+}
+
 char *
 table_unfit_reason(const char *schema_name, const char *table_name, const char *shape, bool *has_rows)
 {
-	Oid			schema_id = get_namespace_oid(schema_name, true);
-	Oid			relation_id = OidIsValid(schema_id) ? get_relname_relid(table_name, schema_id) : InvalidOid;
+	Oid			relation_id = find_table(schema_name, table_name);
 	Relation	relation = OidIsValid(relation_id) ? try_relation_open(relation_id, AccessShareLock) : NULL;
 	char	   *reason;
 
@@ -121,12 +114,61 @@ table_unfit_reason(const char *schema_name, const char *table_name, const char *
 	return reason;
 }
 
-static bool
+bool
 table_exists(const char *schema_name, const char *table_name)
 {
-	Oid			schema_id = get_namespace_oid(schema_name, true);
+	return OidIsValid(find_table(schema_name, table_name));
+}
 
-	return OidIsValid(schema_id) && OidIsValid(get_relname_relid(table_name, schema_id));
+/* A copy that was begun, and is to be made anew, is of that definition. */
+static char *
+difference_as_superuser(Oid relation_id, const char *definition)
+{
+	InternalIdentity saved;
+	char	   *difference;
+
+	if (replicated_table_by_relid(relation_id) != NULL)
+		return NULL;
+	internal_query_run("SET LOCAL lock_timeout = '" LOCK_PATIENCE "'");
+	internal_identity_assume(&saved);
+	difference = defined_table_difference(relation_id, definition);
+	internal_identity_restore(&saved);
+	return difference;
+}
+
+char *
+table_differs_reason(const char *schema_name, const char *table_name, const char *definition)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *volatile reason = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		char	   *difference = difference_as_superuser(find_table(schema_name, table_name), definition);
+
+		if (difference != NULL)
+			reason = psprintf("It exists there with other constraints. %s", difference);
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		reason = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
+			pstrdup("It exists there with another definition, and is in use, so that the two cannot be compared.") :
+			psprintf("It exists there, and cannot be compared with its definition: %s.", error->message);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return reason;
 }
 
 /* Makes the table and rolls it back; returns why it could not be made, or is not what it should be. */
@@ -146,7 +188,7 @@ try_definition(const char *schema_name, const char *table_name, const char *shap
 		internal_query_run(definition);
 		CommandCounterIncrement();
 		made = table_shape(get_relname_relid(table_name, get_namespace_oid(schema_name, false)));
-		if (made == NULL || strcmp(made, shape) != 0)
+		if (made == NULL || !same_shape(shape, made))
 			reason = psprintf("Its definition gives another shape there. %s", first_difference(shape, made ? made : ""));
 		RollbackAndReleaseCurrentSubTransaction();
 	}
@@ -172,6 +214,7 @@ quorum_check_replicate(PG_FUNCTION_ARGS)
 	char	   *schema_name;
 	char	   *table_name;
 	char	   *shape;
+	char	   *definition;
 	char	   *reason;
 
 	require_shared_state();
@@ -184,9 +227,12 @@ quorum_check_replicate(PG_FUNCTION_ARGS)
 	table_name = NameStr(*PG_GETARG_NAME(1));
 	shape = text_to_cstring(PG_GETARG_TEXT_PP(2));
 
+	definition = text_to_cstring(PG_GETARG_TEXT_PP(3));
+
 	reason = table_unfit_reason(schema_name, table_name, shape, NULL);
-	if (reason == NULL && !table_exists(schema_name, table_name))
-		reason = try_definition(schema_name, table_name, shape, text_to_cstring(PG_GETARG_TEXT_PP(3)));
+	if (reason == NULL)
+		reason = table_exists(schema_name, table_name) ? table_differs_reason(schema_name, table_name, definition)
+			: try_definition(schema_name, table_name, shape, definition);
 	if (reason == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(reason));

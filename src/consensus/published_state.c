@@ -8,6 +8,14 @@
  * Runs in the consensus worker (update, withdraw) and in stream backends (answer).  Must never be older than an effect of the core that somebody
  * has seen (paxos.h, PaxosReadState): the worker updates it before it carries out effects, and a backend reads it after it has received the probe.
  *
+ * A worker that ceases, and what its stream backends may still say
+ *	It exits (SIGTERM, an error, an assertion, a restart to look at what was put in place for it, as leave_cluster does): withdrawn in its at_exit().
+ *	It stays without taking part (refused as having forgotten, left behind, no identity): withdrawn before, and nothing is published again.
+ *	It is killed: the state stays until the postmaster has ended all backends and made shared memory anew.  It is true meanwhile: only that worker could
+ *	promise anything, and what it had promised is published before anybody hears of it.
+ *	A removed node's worker goes on, and so does its state: its promises count for those who have not heard of the removal (members.c).
+ *	Another worker begins, perhaps of another node: streams of earlier ones are not answered from its state (peer_stream.c, invariant 4).
+ *
  * Locks: the spinlock here, for copies of a few dozen bytes.
  */
 #include "postgres.h"

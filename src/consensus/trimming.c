@@ -8,7 +8,8 @@
  *	 - every member has delivered those slots, and quorum.log_keep_size is left without it; or
  *	 - the journal is longer than quorum.log_retention_size, or the segment older than quorum.log_retention_age and quorum.log_keep_size is left:
  *	   a member that is away for longer will have to copy the tables.
- * Who leads knows what each member has delivered.  Who does not, takes a member whose link is up for one that the leader looks after.
+ * Who leads knows what each member has delivered, and tells the others.  Where no leader says so (there is none, or it is of an older build), a member
+ * whose link is up is taken for one that a leader looks after.
  *
  * Invariants
  *	 1. The order is: first_held_index is raised, promise and configuration are appended again, the journal says durably from which slot on it is
@@ -33,7 +34,6 @@
 #define LOOK_INTERVAL_MS 250
 #define SEGMENTS_AT_ONCE 4		/* each costs this worker a rename or removal that is waited for */
 #define MOST_SEGMENTS_BETWEEN_STATES 2
-#define FORGETTABLE_SLOTS (2 * WINDOW_SLOTS)
 #define BYTES_PER_MB (1024 * 1024)
 
 /* The highest slot that has an acceptance in a segment; segments without one are not listed.  Ascending. */
@@ -116,28 +116,16 @@ want_log_state(uint64 state_index)
 
 /* ---- what may go ---- */
 
-/*
- * Every member has the entries up to here, or has them from somebody else.  One whose link is down may have crashed, and not know any more that the last
- * of what it reported is chosen: that was not durable there, though the values were.
- */
+/* Every member has the entries up to here, or has them from somebody else. */
 static PaxosSlot
 slot_of_all(const PaxosStatus *status)
 {
-	PaxosSlot	slot = status->delivered_slot;
-
+	if (status->knows_delivered_by_all)
+		return Min(status->delivered_slot, status->delivered_by_all);
 	for (uint32 p = 0; p < status->peer_count; p++)
-	{
-		const PaxosPeerStatus *peer = &status->peers[p];
-
-		if (status->role != PAXOS_LEADER && !peer->link_up)
+		if (!status->peers[p].link_up)
 			return 0;
-		if (status->role != PAXOS_LEADER)
-			continue;
-		slot = Min(slot, peer->delivered_slot);
-		if (!peer->link_up)
-			slot = Min(slot, Max(peer->delivered_slot, FORGETTABLE_SLOTS) - FORGETTABLE_SLOTS);
-	}
-	return slot;
+	return status->delivered_slot;
 }
 
 typedef struct SegmentFile

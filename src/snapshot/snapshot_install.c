@@ -33,6 +33,7 @@
 
 #include "apply/apply_internal.h"
 #include "cluster/internal_query.h"
+#include "shared/defined_table.h"
 #include "shared/replicated_tables.h"
 #include "shared/rows_to_keep.h"
 #include "shared/sequences.h"
@@ -85,7 +86,7 @@ has_shape(Oid relid, const char *shape)
 	Datum		value = ObjectIdGetDatum(relid);
 	char	   *found = internal_query_value("SELECT quorum.table_shape($1::pg_catalog.regclass)", 1, &type, &value);
 
-	return found != NULL && strcmp(found, shape) == 0;
+	return found != NULL && same_shape(shape, found);
 }
 
 /* Invariant 1. */
@@ -202,7 +203,8 @@ adopt_with_rows(const SnapshotReceiver *receiver, IncomingTable *table)
 		return;
 	apply_note_table(table->schema_name, table->table_name);	/* if the lock is not to be had */
 	LockRelationOid(relid, AccessExclusiveLock);
-	if (get_relname_relid(table->table_name, schema) != relid || !is_plain_table(relid) || !has_shape(relid, table->shape))
+	if (get_relname_relid(table->table_name, schema) != relid || !is_plain_table(relid) || !has_shape(relid, table->shape) ||
+		defined_table_difference(relid, table->definition) != NULL)
 		return;
 	replicated_table_note_copying(relid, table->table_id, table->origin_node);
 	table->relid = relid;

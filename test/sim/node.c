@@ -12,7 +12,7 @@
  *	3. garbled_frame_refused: the codec takes every frame that was sent, and no garbled one.
  *	4. frame_is_understood: a frame has a version that its receiver understands.
  *	5. memory_returned: a core that is destroyed has returned all that it allocated.
- *	6. The state that answers read probes is published before any effect of the step that changed it.
+ *	6. The state that answers read probes is published before any effect of the step that changed it; it may answer until the next start.
  */
 #include "sim.h"
 
@@ -52,6 +52,16 @@ sim_node_wake_at(Sim *sim, SimNode *node, SimTime at)
 	sim_schedule(sim, (SimEvent) {.at = at, .kind = SIM_WAKE, .node = node->id, .life = node->life});
 }
 
+/*
+ * A worker that was killed withdraws nothing, and its stream backends live on for as long as the postmaster needs: no other worker begins before they are
+ * gone.  Every other crash is of that kind; a frozen machine's backends say nothing.
+ */
+static bool
+is_dead_worker(const Sim *sim, const SimNode *node)
+{
+	return node->exists && !node->alive && (sim_mix(sim->seed, node->life) & 1) != 0;
+}
+
 /* Beside the loop, as the real host's stream backends do; false: the frame is for the core. */
 bool
 sim_node_answers(Sim *sim, SimNode *node, const SimFrame *frame)
@@ -59,7 +69,7 @@ sim_node_answers(Sim *sim, SimNode *node, const SimFrame *frame)
 	uint8_t		answer[64];
 	size_t		length = 0;
 
-	if (node->alive && node->frame_version >= 4 && sim_chance(sim, sim->plan.probe_share))
+	if ((node->alive || is_dead_worker(sim, node)) && node->frame_version >= 4 && sim_chance(sim, sim->plan.probe_share))
 		length = paxos_answer_probe(&node->read_state, frame->from, frame->bytes, frame->length, answer, sizeof(answer));
 	if (length == 0)
 		return false;
@@ -435,6 +445,7 @@ sim_node_start(Sim *sim, SimNode *node)
 
 	node->alive = true;
 	node->life++;
+	memset(&node->read_state, 0, sizeof(node->read_state));
 	node->clock_offset_ms = 1 + sim_below(sim, 1000000);
 	node->may_lead = true;
 	node->next_sequence = sim_chance(sim, SIM_MILLION / 4) ? FAR_SEQUENCE : 1;
@@ -474,7 +485,6 @@ sim_node_crash(Sim *sim, SimNode *node, SimTime down_for)
 	node->life++;
 	paxos_destroy(node->core);
 	node->core = NULL;
-	memset(&node->read_state, 0, sizeof(node->read_state));
 	while (node->input_count > 0)
 	{
 		SimInput	input = node->inputs[node->input_head];

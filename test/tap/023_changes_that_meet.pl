@@ -58,23 +58,38 @@ sub requests
 }
 $cluster->cleanup;
 
-# ---- a_removal_waits_a_moment_for_who_is_about_to_be_reached -------------------------------------------------------
-# One of three stands still.  Without another one there would be no quorum, until it goes on.
+# ---- the_leader_waits_a_moment_for_who_is_about_to_be_reached ------------------------------------------------------
+# One of three stands still.  It cannot take the leadership over, and without another one there would be no quorum, until it goes on.
 {
 	my $usual = QuorumCluster->new(nodes => [ 'm1', 'm2', 'm3' ]);
-	my $chief = $usual->wait_for_leader;
-	my ($late, $removed) = $usual->followers;
-	$late->sigstop;
-	QuorumCluster::wait_until('the leader to notice', sub { $chief->status('voters_reachable') eq '2' });
-	my $session = WaitingSession->new($chief);
-	$session->send("SELECT quorum.remove_node('" . $removed->name . "')");
-	QuorumCluster::wait_until('the removal to wait', sub {
-		return $session->is_done || $chief->sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $session->backend_pid) eq 'Extension';
-	});
-	$late->sigcont;
-	is($session->outcome, '00000', 'a voter can go when the other one is back in time') or diag($session->error);
+
+	# The outcome of a statement on the leader that cannot be carried out while `late` stands still, which goes on only when the statement waits.
+	my $asked_while_still = sub {
+		my ($late, $sql) = @_;
+		my $chief = $usual->wait_for_leader;
+		$late->sigstop;
+		QuorumCluster::wait_until('the leader to notice', sub { $chief->status('voters_reachable') eq '2' });
+		my $session = WaitingSession->new($chief);
+		$session->send($sql);
+		QuorumCluster::wait_until('the statement to wait', sub {
+			return $session->is_done || $chief->sql('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $session->backend_pid) eq 'Extension';
+		});
+		$late->sigcont;
+		my $outcome = $session->outcome;
+		diag($session->error) if $outcome ne '00000';
+		$session->finish;
+		return $outcome;
+	};
+
+	my ($late) = $usual->followers;
+	is($asked_while_still->($late, "SELECT quorum.transfer_leadership('" . $late->name . "')"), '00000',
+		'the leadership can be given to a node that comes back in time');
+	is($usual->wait_for_leader->name, $late->name, 'and it leads');
+
+	my $removed;
+	($late, $removed) = $usual->followers;
+	is($asked_while_still->($late, "SELECT quorum.remove_node('" . $removed->name . "')"), '00000', 'a voter can go when the other one is back in time');
 	$removed->{outside} = 1;
-	is($chief->sql('SELECT count(*) FROM quorum.nodes'), '2', 'and has gone');
-	$session->finish;
+	is($usual->wait_for_leader->sql('SELECT count(*) FROM quorum.nodes'), '2', 'and has gone');
 }
 done_testing();

@@ -160,9 +160,13 @@ $victim->sql('CREATE TABLE aside AS TABLE several; ALTER TABLE several ADD COLUM
 my $other_shape = $victim->query(join_call($victim, $helper, ', keep_rows => true'), timeout => 60);
 is($other_shape->{sqlstate}, '55000', 'a table of another shape is refused even so');
 like($other_shape->{stderr}, qr/table "public\.several".*It exists there with another shape/s, 'with the reason');
-is($victim->sql('SELECT count(*) FROM main'), $before, 'both refusals have changed nothing');
+$victim->sql('ALTER TABLE several DROP COLUMN more, ADD CONSTRAINT here_only CHECK (random() < 2)');
+my $other_constraint = $victim->query(join_call($victim, $helper, ', keep_rows => true'), timeout => 60);
+is($other_constraint->{sqlstate}, '55000', 'and so is one with a constraint more');
+like($other_constraint->{stderr}, qr/table "public\.several".*other constraints.*random/s, 'with the reason');
+$victim->sql('ALTER TABLE several DROP CONSTRAINT here_only');
+is($victim->sql('SELECT count(*) FROM main'), $before, 'these refusals have changed nothing');
 is($leader->sql('SELECT count(*) FROM quorum.nodes'), '2', 'nor the members');
-$victim->sql('ALTER TABLE several DROP COLUMN more');
 
 my $unchanged = 'id % 1000 NOT IN (0, 1) AND id BETWEEN 1 AND 20000 AND id NOT IN (500, 501)';
 my %kept = (main => places($victim, 'main', $unchanged), wide => places($victim, 'wide', 'id > 5'), exact => places($victim, 'exact', 'id > 10'));

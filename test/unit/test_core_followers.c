@@ -240,6 +240,78 @@ minority_admits_it(void)
 	stop_cluster();
 }
 
+static void
+set_link(uint32_t id, uint32_t peer, bool up)
+{
+	cluster.cut[id][peer] = !up;
+	step(id, (PaxosEvent) {.type = PAXOS_EVENT_LINK, .peer_id = peer, .link_up = up});
+}
+
+/* Only who leads is told by each how far it is. */
+static void
+followers_hear_what_all_have_delivered(void)
+{
+	uint32_t	first;
+	uint32_t	one;
+	uint32_t	other;
+	PaxosStatus status;
+
+	start_cluster(3, 16);
+	first = run_until_leader();
+	one = follower_of(first);
+	other = third_node(first);
+	set_link(one, other, false);
+	set_link(other, one, false);
+	for (int i = 0; i < 50; i++)
+	{
+		propose(first, "x");
+		run(10);
+	}
+	run(100);
+	status = status_of(one);
+	ok(status.knows_delivered_by_all && status.delivered_by_all == 50 && status_of(first).delivered_by_all == 50,
+	   "a follower knows that all have delivered everything, with no link to one of them");
+
+	cluster.cut[first][other] = cluster.cut[other][first] = true;
+	propose(first, "not everywhere");
+	run(100);
+	ok(status_of(one).delivered_slot == 51 && status_of(one).delivered_by_all == 50, "and how far one is behind that hears nothing");
+	set_link(first, other, false);
+	run(100);
+	ok(status_of(first).delivered_by_all == 50 - 2 * 16 && status_of(one).delivered_by_all == 50 - 2 * 16,
+	   "one whose link is down may have forgotten the end of what it reported");
+	stop_cluster();
+}
+
+static void
+who_is_not_told_does_not_know(void)
+{
+	uint32_t	first;
+	uint32_t	old;
+	uint32_t	next;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	old = follower_of(first);
+	cluster.nodes[old].frame_version = 4;
+	tell_versions(first);
+	propose(first, "x");
+	run(100);
+	ok(!status_of(old).knows_delivered_by_all, "an older build is not told what all have delivered");
+	ok(status_of(third_node(first)).delivered_by_all == 1, "the newer ones are");
+	cluster.nodes[old].frame_version = 5;
+	tell_versions(first);
+	run(100);
+	ok(status_of(old).delivered_by_all == 1, "it is when it is upgraded");
+
+	isolate(first, true);
+	next = old;
+	while (status_of(next).leader_id == first)
+		run(1);
+	ok(!status_of(next).knows_delivered_by_all || status_of(next).role == PAXOS_LEADER, "nobody knows by the word of a leader who is gone");
+	stop_cluster();
+}
+
 int
 main(void)
 {
@@ -252,5 +324,7 @@ main(void)
 	new_leader_gets_it_at_once();
 	ready_leader_says_so_at_once();
 	minority_admits_it();
+	followers_hear_what_all_have_delivered();
+	who_is_not_told_does_not_know();
 	return tap_done();
 }

@@ -246,6 +246,39 @@ state_says_what_it_may(void)
 	ok(answer_to(&state, 3, (PaxosBallot) {6, 3}, &answer) == 0, "unless it is silent");
 }
 
+/* Its promise stands as before, so this alone tells. */
+static void
+who_steps_down_answers_as_leader_no_more(void)
+{
+	PaxosMessage answer;
+	PaxosBallot ballot;
+	uint32_t	first;
+	uint32_t	reader;
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	reader = first % 3 + 1;
+	run_past_a_heartbeat(first);
+	ballot = status_of(first).ballot;
+	ok(answer_to(&cluster.nodes[first].read_state, reader, ballot, &answer) > 0, "a leader answers a follower's probe");
+	isolate(first, true);
+	run(2000);
+	ok(status_of(first).role != PAXOS_LEADER && answer_to(&cluster.nodes[first].read_state, reader, ballot, &answer) == 0,
+	   "one that heard no majority for an election timeout does not");
+	stop_cluster();
+
+	start_cluster(3, 64);
+	first = run_until_leader();
+	reader = first % 3 + 1;
+	run_past_a_heartbeat(first);
+	ballot = status_of(first).ballot;
+	transfer(first, reader);
+	run(200);
+	ok(status_of(first).role != PAXOS_LEADER && answer_to(&cluster.nodes[first].read_state, reader, ballot, &answer) == 0,
+	   "nor does one that has handed over");
+	stop_cluster();
+}
+
 /* It has removed itself, and hands over: with one of three voters it is no majority. */
 static void
 leader_that_is_no_voter_counts_for_nothing(void)
@@ -271,6 +304,7 @@ main(void)
 	old_builds_are_asked_as_ever();
 	asker_is_told_what_it_is_to_see();
 	state_says_what_it_may();
+	who_steps_down_answers_as_leader_no_more();
 	leader_that_is_no_voter_counts_for_nothing();
 	return tap_done();
 }

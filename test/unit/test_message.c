@@ -344,6 +344,30 @@ positions_travel_in_version_3(PaxosMessageType type)
 }
 
 static void
+delivered_by_all_travels_in_version_5(void)
+{
+	uint8_t		frame[512];
+	PaxosMessage message = example(PAXOS_MESSAGE_HEARTBEAT);
+	size_t		shorter;
+	size_t		length;
+
+	message.delivered_slot = 5;
+	message.version = 4;
+	shorter = paxos_message_encode(&message, frame, sizeof(frame));
+	ok(decodes(frame, shorter) && decoded.delivered_slot == 0 && !message_tells_delivered(&decoded), "a heartbeat of version 4 does not tell what all have delivered");
+	message.version = 5;
+	length = paxos_message_encode(&message, frame, sizeof(frame));
+	ok(length == shorter + 8 && decodes(frame, length) && decoded.delivered_slot == 5 && message_tells_delivered(&decoded), "one of version 5 does");
+	frame[2] = 4;
+	seal(frame, length);
+	ok(!decodes(frame, length), "its bytes are none of version 4");
+	message.version = 5;
+	message.delivered_slot = PAXOS_MAX_NUMBER;
+	length = paxos_message_encode(&message, frame, sizeof(frame));
+	ok(!decodes(frame, length), "a slot that cannot be is refused");
+}
+
+static void
 new_types_need_version_3(PaxosMessageType type)
 {
 	uint8_t		frame[512];
@@ -410,6 +434,7 @@ main(void)
 	positions_travel_in_version_3(PAXOS_MESSAGE_PROMISE);
 	positions_travel_in_version_3(PAXOS_MESSAGE_REPORT);
 	positions_travel_in_version_3(PAXOS_MESSAGE_HEARTBEAT);
+	delivered_by_all_travels_in_version_5();
 	new_types_need_version_3(PAXOS_MESSAGE_TRIMMED);
 	new_types_need_version_3(PAXOS_MESSAGE_HAND_OVER);
 	large_frames();

@@ -249,6 +249,8 @@ acceptor_on_heartbeat(PaxosCore *core, uint32_t from, const PaxosMessage *messag
 		return;
 	core->leader_chosen_slot = max_u64(core->leader_chosen_slot, message->chosen_slot);
 	core->leader_served_ms = message->serves ? core->now_ms : 0;
+	core->leader_tells_delivered = message_tells_delivered(message);
+	core->leader_delivered_by_all = message->delivered_slot;
 	learner_advance(core);
 	if (message->flag)
 	{

@@ -74,6 +74,7 @@ follow_nobody(PaxosCore *core)
 	core->leader_contact_ms = 0;
 	core->leader_served_ms = 0;
 	core->leader_chosen_slot = 0;
+	core->leader_tells_delivered = false;
 	acceptor_reset_report(core);
 }
 

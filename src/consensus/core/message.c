@@ -78,7 +78,14 @@ static const uint32_t message_fields_since_3[PAXOS_MESSAGE_TYPE_END] = {
 static uint32_t
 fields_of(const PaxosMessage *message)
 {
-	return message_fields[message->type] | (message->version >= 3 ? message_fields_since_3[message->type] : 0);
+	return message_fields[message->type] | (message->version >= 3 ? message_fields_since_3[message->type] : 0) |
+		(message->version >= 5 && message->type == PAXOS_MESSAGE_HEARTBEAT ? FIELD_DELIVERED_SLOT : 0);
+}
+
+bool
+message_tells_delivered(const PaxosMessage *message)
+{
+	return (fields_of(message) & FIELD_DELIVERED_SLOT) != 0;
 }
 
 uint8_t

@@ -20,7 +20,8 @@
  * u64 slot and a ballot.  In ACCEPT and LEARN entry i is of slot first_slot + i.
  *
  * Version 3 has all of version 2 and two types more (TRIMMED, HAND_OVER); PROMISE and REPORT end with durable_position before ranges and entries,
- * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 incarnation, u64 position.  Version 4 has one type more (READ_PROBE).  A frame says the version that its receiver was said to
+ * HEARTBEAT ends with marks, preceded by a u8 count, each u32 node id, u64 incarnation, u64 position.  Version 4 has one type more (READ_PROBE).
+ * In version 5 HEARTBEAT has delivered_slot, behind chosen_slot.  A frame says the version that its receiver was said to
  * understand (paxos_set_peer_version); a type that is new in it is never sent to others, so a cluster of both builds works as one
  * of the older, less what needs the new types.
  */
@@ -62,7 +63,10 @@ typedef enum PaxosMessageType
 	 * chosen) and durable here.  round, sent_ms: of the last heartbeat.  Without a ballot: to a teacher, only the progress counts.
 	 */
 	PAXOS_MESSAGE_REPORT,
-	/* ballot's leader lives; every slot up to chosen_slot is chosen; flag: answer with REPORT; serves: a proposal is likely to end well */
+	/*
+	 * ballot's leader lives; every slot up to chosen_slot is chosen; flag: answer with REPORT; serves: a proposal is likely to end well.  Version 5:
+	 * delivered_slot: what every member has delivered, as far as the leader knows (PaxosStatus.delivered_by_all)
+	 */
 	PAXOS_MESSAGE_HEARTBEAT,
 	/* entries from first_slot on are chosen; ballot: at least as high as any in which they were */
 	PAXOS_MESSAGE_LEARN,
@@ -149,6 +153,9 @@ extern bool message_decode(PaxosMessage *message, PaxosMessageEntry *entries, co
 
 /* The oldest version that has this type. */
 extern uint8_t message_first_version(PaxosMessageType type);
+
+/* Of a heartbeat: is delivered_slot one of its fields? */
+extern bool message_tells_delivered(const PaxosMessage *message);
 
 /* Of every READ_PROBE, and no other type: what can be told without decoding. */
 extern bool message_is_read_probe(const uint8_t *frame, size_t length);

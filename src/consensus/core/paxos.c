@@ -414,6 +414,9 @@ paxos_status(const PaxosCore *core, uint64_t now_ms, PaxosStatus *status)
 	status->chosen_slot = core->chosen_slot;
 	status->delivered_slot = core->delivered_slot;
 	status->accepted_slot = core->window.max_accepted_slot;
+	status->knows_delivered_by_all = is_leader(core) || core->leader_tells_delivered;
+	if (status->knows_delivered_by_all)
+		status->delivered_by_all = is_leader(core) ? proposer_delivered_by_all(core) : core->leader_delivered_by_all;
 	status->config = core->config;
 	status->config_is_pending = is_leader(core) && (core->barrier_slot != 0 || core->waiting_config != NULL);
 	status->transfer_to = core->transfer_to;

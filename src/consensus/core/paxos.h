@@ -43,12 +43,12 @@
 #define PAXOS_FRAME_TARGET_BYTES (256u * 1024)	/* a frame is closed once it has this much, at least one entry */
 
 /*
- * Versions of frames that this build understands, and writes to those who do (paxos_set_peer_version).  A build that defines the newest as 2
- * or 3 is one of before version 3 or 4.
+ * Versions of frames that this build understands, and writes to those who do (paxos_set_peer_version).  A build that defines the newest as
+ * 2 to 4 is one of before the version after that.
  */
 #define PAXOS_OLDEST_FRAME_VERSION 2
 #ifndef PAXOS_NEWEST_FRAME_VERSION
-#define PAXOS_NEWEST_FRAME_VERSION 4
+#define PAXOS_NEWEST_FRAME_VERSION 5
 #endif
 
 typedef uint64_t PaxosSlot;		/* 1-based; 0 means none */
@@ -290,6 +290,14 @@ typedef struct PaxosStatus
 	PaxosSlot	chosen_slot;	/* known to be chosen, contiguous */
 	PaxosSlot	delivered_slot;
 	PaxosSlot	accepted_slot;	/* highest slot with an accepted value */
+
+	/*
+	 * Every member has what was chosen up to here, as far as the leader knows, or has it from somebody else; for whoever wants to drop it.  One whose link is down
+	 * may have crashed, and not know any more that the last of what it reported is chosen: two windows less are taken for delivered there.  Not
+	 * known where there is no leader, or one of an older build.
+	 */
+	bool		knows_delivered_by_all;
+	PaxosSlot	delivered_by_all;
 	PaxosConfig config;
 	bool		config_is_pending;	/* leader: a configuration is under way */
 	uint32_t	transfer_to;	/* leader: a transfer to this node is under way; 0: none */

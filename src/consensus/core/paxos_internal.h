@@ -213,6 +213,8 @@ struct PaxosCore
 	PaxosBallot leader_ballot;
 	uint64_t	leader_contact_ms;	/* 0: never, or its link went down */
 	uint64_t	leader_served_ms;	/* when it last said that proposals are likely to end well; 0: it did not, or took it back */
+	bool		leader_tells_delivered;	/* what all have delivered: its newest heartbeat was of a version that says so */
+	PaxosSlot	leader_delivered_by_all;
 	PaxosSlot	report_slot;	/* everything up to here is accepted in leader_ballot, or known as chosen, and durable */
 	bool		report_due;
 	uint64_t	report_round;
@@ -375,6 +377,7 @@ extern bool proposer_may_propose(const PaxosCore *core);	/* a new value, now */
 extern void proposer_propose(PaxosCore *core, PaxosValue *value);	/* in next_slot; takes the reference */
 extern void proposer_place(PaxosCore *core);	/* adopts, then places what this node has outstanding */
 extern void proposer_delivered(PaxosCore *core);	/* delivered_slot moved */
+extern PaxosSlot proposer_delivered_by_all(const PaxosCore *core);	/* of a leader: PaxosStatus.delivered_by_all */
 extern void proposer_vote(PaxosCore *core, Slot *entry, int member_index);
 extern void proposer_chosen(PaxosCore *core, const Slot *entry);
 extern void proposer_tell_chosen(PaxosCore *core, Peer *peer);	/* now, if it was not told all */

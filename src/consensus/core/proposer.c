@@ -511,6 +511,23 @@ add_marks(const PaxosCore *core, PaxosMessage *heartbeat)
 			add_mark(heartbeat, core->peers[i].node_id, core->peers[i].durable_incarnation, core->peers[i].durable_position);
 }
 
+PaxosSlot
+proposer_delivered_by_all(const PaxosCore *core)
+{
+	PaxosSlot	slot = core->delivered_slot;
+	PaxosSlot	forgettable = 2 * (PaxosSlot) core->window.capacity;
+
+	for (uint32_t i = 0; i < core->config.member_count; i++)
+	{
+		const Peer *peer = &core->peers[i];
+
+		if ((int) i == core->self_index)
+			continue;
+		slot = min_u64(slot, peer->link_up ? peer->delivered_slot : max_u64(peer->delivered_slot, forgettable) - forgettable);
+	}
+	return slot;
+}
+
 static void
 send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 {
@@ -522,6 +539,7 @@ send_heartbeat(PaxosCore *core, Peer *peer, bool wants_answer)
 	heartbeat->sent_ms = core->now_ms;
 	heartbeat->flag = wants_answer;
 	heartbeat->serves = core->is_ready && proposer_quorum_is_fresh(core, core->now_ms);
+	heartbeat->delivered_slot = proposer_delivered_by_all(core);
 	add_marks(core, heartbeat);
 	core_send(core, peer->node_id, heartbeat);
 	note_announced(core, peer);

@@ -21,6 +21,7 @@
  *	 1. QuorumShmem->streams[slot] belongs to this backend exactly while its generation is ours; only then does it clean it up.
  *	 2. A frame goes into the queue whole, or the stream ends.
  *	 3. The queue being full, nothing is read from the socket: TCP makes the sender wait, whose own queue is bounded.
+ *	 4. What is answered here follows from the state of the worker that took the stream up, or of none.
  *
  * Locks: QuorumShmem->lock, shortly.
  */
@@ -229,6 +230,13 @@ leave_with(int sqlstate, const char *message)
 	ereport(FATAL, (errcode(sqlstate), errmsg_internal("%s", message)));
 }
 
+/* Read without the lock: who changes it sets our latch afterwards. */
+static bool
+is_current(const PeerStream *stream)
+{
+	return ((volatile StreamSlot *) &QuorumShmem->streams[stream->slot])->generation == stream->generation;
+}
+
 /* Returns if the stream is to go on. */
 static void
 check_still_wanted(PeerStream *stream)
@@ -239,8 +247,7 @@ check_still_wanted(PeerStream *stream)
 	if (catchupInterruptPending)
 		ProcessCatchupInterrupt();
 
-	/* Read without the lock: who changes it sets our latch afterwards. */
-	if (((volatile StreamSlot *) &QuorumShmem->streams[stream->slot])->generation != stream->generation)
+	if (!is_current(stream))
 		leave_with(ERRCODE_ADMIN_SHUTDOWN,
 				   "this peer stream was replaced by a newer one, or ended by the consensus worker");
 
@@ -321,6 +328,9 @@ TransportAnswerHook transport_answer_hook = NULL;
 /*
  * False: it is for the worker.  An answer that the socket does not take now waits for the next one; as long as one waits, no more are given, and the sender asks
  * again.
+ *
+ * The rest of a frame may come long after its beginning, and nothing wakes this backend in between.  The worker may have been ended by then and another one begun,
+ * of another node even, if this instance has left the cluster and joins again: what that one has promised says nothing about the node that the sender asks.
  */
 static bool
 answer_frame(PeerStream *stream)
@@ -330,7 +340,9 @@ answer_frame(PeerStream *stream)
 
 	if (stream->said.protocol_version >= TRANSPORT_ANSWER_VERSION && transport_answer_hook != NULL)
 		length = transport_answer_hook(stream->said.from_node_id, (const uint8 *) stream->frame.data, stream->frame.len, answer, sizeof(answer));
-	if (length == 0)
+	/* Looked at after the state that was answered from: a worker makes the streams of all before it old ones, and then publishes its own. */
+	pg_read_barrier();
+	if (length == 0 || !is_current(stream))
 		return false;
 	if (!pq_is_send_pending())
 		pq_putmessage_noblock('d', (const char *) answer, length);
@@ -472,7 +484,7 @@ run_stream(PeerStream *stream)
 {
 	publish_stream(stream);
 	await_worker(stream);
-	handshake_check_generation(&stream->said);
+	handshake_check_identities(&stream->said);
 	send_copy_both_response();
 	forward_frames(stream);
 	pq_putemptymessage('c');

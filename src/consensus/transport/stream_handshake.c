@@ -168,8 +168,13 @@ check_generation(const StreamHandshake *said, const NodeIdentity *identity)
 	}
 }
 
-static void
-check_identities(const StreamHandshake *said)
+/*
+ * Asked once more when a worker has taken the stream up, which may be another one than that whose identity was checked before: started anew, and then of
+ * a new generation, or of another node, if this instance has left and joined again.  A worker publishes who it is before it attaches, and the sender sends
+ * nothing before the CopyBothResponse.
+ */
+void
+handshake_check_identities(const StreamHandshake *said)
 {
 	NodeStatus *status = palloc(sizeof(NodeStatus));
 	NodeIdentity *identity = palloc(sizeof(NodeIdentity));
@@ -247,19 +252,6 @@ handshake_check(const StreamHandshake *said)
 				 errmsg("node \"%s\" offers version %d of the peer protocol, this node speaks versions %d to %d",
 						said->from_node_name, said->protocol_version, TRANSPORT_OLDEST_VERSION, TRANSPORT_NEWEST_VERSION),
 				 errhint("A newer build offers an older version next. Otherwise upgrade this node.")));
-	check_identities(said);
+	handshake_check_identities(said);
 	check_memory(said);
-}
-
-/*
- * The worker that has attached may be another one than that whose identity was checked: started anew, and then of a new generation.  It
- * publishes who it is before it attaches, and the sender sends nothing before the CopyBothResponse.
- */
-void
-handshake_check_generation(const StreamHandshake *said)
-{
-	NodeIdentity identity;
-
-	shmem_get_identity(&identity);
-	check_generation(said, &identity);
 }

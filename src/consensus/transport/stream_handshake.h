@@ -31,6 +31,6 @@ extern void handshake_read(FunctionCallInfo fcinfo, StreamHandshake *said);
 extern void handshake_check(const StreamHandshake *said);
 
 /* Once more, of the worker that has taken the stream up. */
-extern void handshake_check_generation(const StreamHandshake *said);
+extern void handshake_check_identities(const StreamHandshake *said);
 
 #endif							/* QUORUM_STREAM_HANDSHAKE_H */

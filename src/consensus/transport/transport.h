@@ -21,13 +21,13 @@
 
 /*
  * Versions of the handshake, which say what the frames after it may be: 1 stands for frames of version 2, 2 for frames up to version 3, 3 for those up to 4
- * (consensus_worker.c checks that) and for answers on the link itself.  Whoever connects offers the newest that it knows, and the next older one if that is refused with
+ * (consensus_worker.c checks that) and for answers on the link itself, 4 for those up to 5.  Whoever connects offers the newest that it knows, and the next older one if that is refused with
  * 08P01, as builds of version 1 do; whoever is connected to takes each version that it knows.  So members of neighbouring versions
  * understand each other in both directions.  -D gives a build that knows less, for the test of upgrades.
  */
 #define TRANSPORT_OLDEST_VERSION 1
 #ifndef TRANSPORT_NEWEST_VERSION
-#define TRANSPORT_NEWEST_VERSION 3
+#define TRANSPORT_NEWEST_VERSION 4
 #endif
 
 /*
