@@ -273,6 +273,17 @@ members_accept_proposals(const PaxosStatus *status)
 	return status->role != PAXOS_LEADER || (status->leader_is_ready && turn_applied_index() >= status->adopted_slot);
 }
 
+/* Links break when a process ends; where they are only silent it is found out by elections. */
+static bool
+majority_is_linked(const PaxosStatus *status)
+{
+	uint32		linked = status->voter_count;
+
+	for (uint32 p = 0; p < status->peer_count; p++)
+		linked -= status->peers[p].is_voter && !status->peers[p].link_up ? 1 : 0;
+	return linked >= status->quorum_size;
+}
+
 /*
  * How long the end of an election is waited for: as by readers (read_wait.c).  Where a majority is not even linked there is none to wait for, and
  * a node in a minority is to say so fast.
@@ -280,7 +291,7 @@ members_accept_proposals(const PaxosStatus *status)
 static uint64
 patience_ms(const PaxosStatus *status)
 {
-	if (!status->has_quorum && status->voters_reachable < status->quorum_size)
+	if (!majority_is_linked(status))
 		return QUEUED_PATIENCE_MS;
 	return Max(QUEUED_PATIENCE_MS, PATIENCE_ELECTIONS * (uint64) quorum_election_timeout_ms);
 }
@@ -303,7 +314,7 @@ members_note_acceptance(const PaxosStatus *status)
 		worker.heard_quorum_ms += standstill_ms;
 	if (members_accept_proposals(status))
 		worker.accepted_proposals_ms = worker.heard_quorum_ms = now_ms;
-	else if (status->has_quorum && pg_atomic_read_u64(&QuorumShmem->snapshot_needed) == 0)
+	else if (status->has_quorum && majority_is_linked(status) && pg_atomic_read_u64(&QuorumShmem->snapshot_needed) == 0)
 		worker.heard_quorum_ms = now_ms;
 }
 

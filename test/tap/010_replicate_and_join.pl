@@ -173,7 +173,7 @@ my $joined = $third->query(join_sql($third), timeout => 120);
 delete $third->{outside};
 ok($joined->{ok}, sprintf('the third node joins in %.1f s', $joined->{seconds})) or diag($joined->{stderr});
 like($joined->{stderr}, qr/NOTICE:.*(?:applied|received|caught up)/, 'the join tells its progress');
-is($third->sql('SELECT voters, quorum_size, role FROM quorum.status'), '3|2|follower', 'it is a voter when the call returns');
+is($third->sql('SELECT voters, quorum_size, is_voter FROM quorum.status JOIN quorum.nodes USING (node_name)'), '3|2|t', 'it is a voter when the call returns');
 refuses('a node that joins twice', $third, join_sql($third), '55000', qr/already a member/);
 refuses('and under another name', $third, join_sql($third, name => 'n4'), '55000', qr/already a member/);
 $cluster->assert_same_digest($_, "$_ is the same on all three nodes") foreach 'large', 'twice', 'shape', 'with_rows', 'partly', 'points_out';

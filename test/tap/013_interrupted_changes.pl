@@ -95,8 +95,8 @@ my $joining = $cluster->add_instance('n4');
 $joining->{outside} = 1;
 $session = WaitingSession->new($joining);
 $session->send("SELECT quorum.join_cluster('n4', '" . $joining->peer_conninfo . "', via => '" . $leader->peer_conninfo(user => 'quorum_operator') . "')");
-QuorumCluster::wait_until('the cluster to have a fourth member', sub { $leader->sql('SELECT count(*) FROM quorum.nodes') eq '4' || $session->is_done }, 30);
-usleep(100_000);
+# From then on it knows that it is a member; before, whoever called would have to call again.
+QuorumCluster::wait_until('the node to have an identity', sub { -e $joining->data_dir . '/pg_quorum/pgsql_tmp_journal/identity' || $session->is_done }, 30);
 $joining->kill9(all => 1);
 note('join: ' . $session->outcome);
 $session->finish;

@@ -195,7 +195,7 @@ is($follower->sql('SELECT count(*) FROM local WHERE id = 1', timeout => 10), '1'
 is($follower->sql('INSERT INTO local VALUES (1000, 1) RETURNING id', timeout => 10), '1000', 'and written at once');
 like($follower->sql("EXPLAIN $one", timeout => 10), qr/Scan/, 'EXPLAIN without ANALYZE reads nothing');
 is($follower->sql('BEGIN; SELECT 1; COMMIT', timeout => 10), '1', 'a transaction begins at once');
-like($follower->sql('SELECT role FROM quorum.status', timeout => 10), qr/follower/, 'quorum.status answers at once');
+is($follower->sql('SELECT count(*) FROM quorum.status', timeout => 10), '1', 'quorum.status answers at once');
 is($follower->sql('SELECT count(*) FROM quorum.tables', timeout => 10), '1', 'and so does quorum.tables');
 is($follower->sql(q{SELECT count(*) > 0 FROM information_schema.columns WHERE table_name = 't'}, timeout => 10), 't', 'and the information schema');
 
@@ -372,6 +372,7 @@ foreach my $survivor ($leader, $second)
 }
 
 # ---- reads_share_rounds
+$leader->sql($one);    # its counters count from its start
 my ($reads, $rounds) = split(/\|/, $leader->sql('SELECT linearizable_reads, read_rounds FROM quorum.stats'));
 cmp_ok($reads, '>', 0, 'reads are counted');
 cmp_ok($rounds, '>', 0, 'and so are the rounds');

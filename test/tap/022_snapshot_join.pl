@@ -133,16 +133,17 @@ sub damage
 
 sub phase { my ($node) = @_; return $node->query('SELECT phase FROM quorum.snapshot_progress')->{rows} // ''; }
 
+# Up to what was chosen when it is asked for: as others go on writing, the distance to what is chosen later is one of time.
 sub wait_caught_up
 {
 	my ($node, $name) = @_;
+	my $chosen = $cluster->wait_for_leader->sql('SELECT chosen_index FROM quorum.status');
 	QuorumCluster::wait_until("$name to be a voter that has caught up", sub {
 		my $there = $cluster->wait_for_leader->query(
 			"SELECT is_voter FROM quorum.nodes WHERE node_name = '" . $node->name . "'")->{rows};
-		return 0 unless $there eq 't';
-		my ($applied, $error) = $node->status('applied_index', q{coalesce(last_error, '')});
-		return defined $applied && $applied >= $cluster->wait_for_leader->status('chosen_index') - 100;
-	}, 180);
+		my $applied = $node->status('applied_index');
+		return $there eq 't' && defined $applied && $applied >= $chosen;
+	}, 180, sub { return "to index $chosen, where its status is " . join(', ', $node->status('role', 'chosen_index', 'applied_index', q{coalesce(last_error, '')})); });
 	return;
 }
 

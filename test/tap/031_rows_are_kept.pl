@@ -278,11 +278,12 @@ SQL
 		ok($now eq '' || $now eq $was || $now =~ /\|0$/, "round $round, kill $kills: its rows are those of before or those of the cluster") or diag("$was, $now");
 	}
 	$caller->finish;
+	my $chosen = $cluster->wait_for_leader(agreed_by => [ grep { $_ != $victim } $cluster->nodes ])->sql('SELECT chosen_index FROM quorum.status');
 	QuorumCluster::wait_until('the node to be a voter again', sub {
 		my $voter = $cluster->wait_for_leader->query("SELECT is_voter FROM quorum.nodes WHERE node_name = '$name'")->{rows};
 		my $applied = $victim->status('applied_index');
-		return $voter eq 't' && phase($victim) =~ /^(?:done)?$/ && defined $applied && $applied >= $cluster->wait_for_leader->status('chosen_index') - 100;
-	}, 180);
+		return $voter eq 't' && phase($victim) =~ /^(?:done)?$/ && defined $applied && $applied >= $chosen;
+	}, 180, sub { return "up to index $chosen, where its status is " . join(', ', $victim->status('role', 'chosen_index', 'applied_index', q{coalesce(last_error, '')})); });
 	$load->kill_kill(grace => 1);
 	delete $victim->{outside};
 	like(counts_of(log_since($victim, $log_position), 'main'), qr/^7\d{4} rows kept, 2\d{4} copied, 1\d{4} deleted$/, "round $round: only what differed was copied");
