@@ -19,6 +19,7 @@ int			quorum_heartbeat_interval_ms = 50;
 int			quorum_election_timeout_ms = 400;
 int			quorum_commit_timeout_ms = 10000;
 int			quorum_lock_grace_period_ms = 2000;
+int			quorum_copy_lock_timeout_ms = 60 * 1000;
 int			quorum_check_interval_s = 24 * 60 * 60;
 int			quorum_max_transaction_kb = 16 * 1024;
 int			quorum_queue_slots = 256;
@@ -66,6 +67,11 @@ define_timings(void)
 							"A session whose lock of a table keeps an agreed entry from being applied here is aborted after this time.",
 							"Whoever holds a row is aborted at once; VACUUM FULL, CLUSTER, REINDEX and CREATE INDEX are waited for.",
 							&quorum_lock_grace_period_ms, 2000, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("quorum.copy_lock_timeout",
+							"A copy of the tables that can't lock one of them here for this long lets its donor go and begins again.",
+							"Meanwhile the donor keeps dead rows. Longer than quorum.lock_grace_period, or sessions that could be aborted are not.",
+							&quorum_copy_lock_timeout_ms, 60 * 1000, 1000, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 

@@ -18,6 +18,7 @@ extern int	quorum_heartbeat_interval_ms;	/* quorum.heartbeat_interval, postmaste
 extern int	quorum_election_timeout_ms;		/* quorum.election_timeout, postmaster */
 extern int	quorum_commit_timeout_ms;		/* quorum.commit_timeout, user; 0 waits without end */
 extern int	quorum_lock_grace_period_ms;	/* quorum.lock_grace_period, sighup */
+extern int	quorum_copy_lock_timeout_ms;	/* quorum.copy_lock_timeout, sighup */
 extern int	quorum_check_interval_s;		/* quorum.check_interval, sighup; 0: no checks in the background */
 extern int	quorum_max_transaction_kb;		/* quorum.max_transaction_size, superuser */
 extern int	quorum_queue_slots;				/* quorum.max_pending_transactions, postmaster */

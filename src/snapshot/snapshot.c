@@ -28,6 +28,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "config.h"
 #include "shared/chosen_log.h"
 #include "shared/log_state_file.h"
 #include "shared/position.h"
@@ -38,7 +39,6 @@
 #include "snapshot/snapshot.h"
 #include "snapshot/snapshot_internal.h"
 
-#define COPY_LOCK_TIMEOUT "60s"	/* whom the lock watcher may take it from is gone long before */
 #define PROGRESS_INTERVAL_MS 100
 
 typedef struct Donor
@@ -343,7 +343,10 @@ check_log_state(const IncomingSnapshot *incoming, StringInfo log_state)
 static void
 bound_lock_waits(bool are_bounded)
 {
-	SetConfigOption("lock_timeout", are_bounded ? COPY_LOCK_TIMEOUT : "0", PGC_SUSET, PGC_S_OVERRIDE);
+	char		milliseconds[12];
+
+	snprintf(milliseconds, sizeof(milliseconds), "%d", are_bounded ? quorum_copy_lock_timeout_ms : 0);
+	SetConfigOption("lock_timeout", milliseconds, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 static void

@@ -56,7 +56,7 @@ other=$("$sim" --seed $((seed + 1)) --runs 100 --hash 2>&1)
 [ -n "$other" ] && [ "$first" != "$other" ]
 result $? "another seed another trace" "$other"
 
-check "$runs schedules from seed $seed keep every invariant" --seed "$seed" --runs "$runs"
+check "$runs schedules from seed $seed keep every invariant" --seed "$seed" --runs "$runs" --jobs "$(nproc 2>/dev/null || echo 1)"
 check "$fresh_runs schedules from fresh seed $fresh_seed keep every invariant" --seed "$fresh_seed" --runs "$fresh_runs"
 echo "1..$number"
 exit $failed

@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use QuorumCluster;
 use Test::More;
 
-my $cluster = QuorumCluster->new(nodes => 3, conf => "max_prepared_transactions = 5\n");
+my $cluster = QuorumCluster->new(nodes => 3, conf => "max_prepared_transactions = 5\nquorum.copy_lock_timeout = '20s'\n");
 $cluster->wait_for_leader->sql('CREATE TABLE main (id int PRIMARY KEY, v text)');
 $cluster->wait_for_leader->sql(q{SELECT quorum.replicate('main')}, timeout => 60);
 $cluster->wait_for_leader->sql(q{INSERT INTO main SELECT i, 'v' || i FROM generate_series(1, 2000) AS i}, timeout => 60);
@@ -51,7 +51,7 @@ like($held, qr/^(?:\d+,-|-,\d+)$/, 'with a donor that waits for it');
 ok($others[0]->query(q{INSERT INTO main VALUES (5000, 'meanwhile')}, timeout => 20)->{ok}, 'the cluster goes on');
 is($others[0]->sql("SELECT voters FROM quorum.status"), '2', 'with the voters that it had');
 my ($held_by) = $held =~ /(\d+)/;
-QuorumCluster::wait_until('the donor to be let go', sub { held_snapshots() !~ /\b$held_by\b/ }, 100);
+QuorumCluster::wait_until('the donor to be let go', sub { held_snapshots() !~ /\b$held_by\b/ }, 50);    # 20 s, as the setting says, and not 60
 QuorumCluster::wait_until('the node to say why', sub { ($victim->status(q{coalesce(last_error, '')}) // '') =~ /table public\.main: .*lock timeout/ }, 60);
 pass('the donor does not keep its snapshot for as long as the lock is held');
 

@@ -132,6 +132,23 @@ sub process_title
 	return $title;
 }
 
+# $node->init: like the parent's, for whatever locale the machine has, or has not.  Instead of running initdb for each node the data directory that check-tap has
+# made is copied; so all nodes have one system identifier, like those that were made from one base backup.
+sub init
+{
+	my ($self) = @_;
+	my @options = ('--encoding=UTF8', '--locale=C');
+	my $template = $ENV{QUORUM_DATA_TEMPLATE} or return $self->SUPER::init(extra => \@options);
+	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
+	no warnings 'redefine';
+	local *PostgreSQL::Test::Utils::system_or_bail = sub {
+		my @command = @_;
+		@command = ('cp', '-a', $template, $self->data_dir) if $command[0] eq 'initdb';
+		return $run->(@command);
+	};
+	return $self->SUPER::init;
+}
+
 # $node->start(fail_ok => 1): like the parent's, in the node's namespace, and after a crash too.
 sub start
 {
@@ -404,8 +421,7 @@ sub add_instance
 	$node->{peer_address} = '127.0.0.1';
 	$self->_make_namespace($node) if $self->{namespaces};
 
-	# Whatever locale the machine has, or has not.
-	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
+	$node->init;
 	$node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = 'pg_quorum'
 quorum.database = 'postgres'
