@@ -95,7 +95,7 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	QuorumCluster::wait_until('tokens to be older than it must remember', sub { $follower->sql('SELECT min(age_ms) > 1000 FROM quorum.token_samples()') eq 't' });
 	my $session = WaitingSession->new($follower);
 	$session->run(q{BEGIN; SET LOCAL quorum.token = 'slow'; INSERT INTO t VALUES (8, 'late')});
-	$cluster->cut_one_way($follower, $_) foreach $leader, $other;
+	$cluster->cut_one_way($follower, [ $leader, $other ]);
 	$session->send('COMMIT');
 	$session->wait_until_waiting;
 	ok($leader->query(join("\n", map { "SELECT FROM quorum.outcome('not used $_');" } 1 .. 800), timeout => 120)->{ok}, 'many tokens are asked for that are not used');
