@@ -58,7 +58,7 @@ copy_installation()
 {
 	local folder
 	for folder in "$(pg_config_of_original --bindir)" "$(pg_config_of_original --pkglibdir)" "$(pg_config_of_original --sharedir)" \
-		"$(pg_config_of_original --includedir-server)"
+		"$(pg_config_of_original --includedir)"
 	do
 		mkdir -p "$1$(dirname "$folder")"
 		cp -rL "$folder" "$1$(dirname "$folder")/"
