@@ -20,8 +20,9 @@ extern char *first_difference(const char *expected, const char *found);
  * Compares columns and keys (quorum.table_shape), CHECK constraints, foreign keys and the expressions of generated columns of table `relid` with those of the table
  * that `definition` would make in its place.  NULL: no difference; else the first one, as a sentence, palloc'd.  ERROR if the table cannot be made here.
  *
- * Inside a transaction, as a superuser who searches pg_catalog only (internal_identity.h, or the apply worker).  Unless its own definition is the same text, makes that
- * table and takes it back, with all locks for it: ACCESS EXCLUSIVE on the existing one, SHARE ROW EXCLUSIVE on those that a foreign key refers to.  An ERROR leaves no subtransaction behind.
+ * Inside a transaction, as a superuser who searches pg_catalog only (internal_identity.h, or the apply worker).  Unless its own definition is the same
+ * text, makes that table and takes it back, with all locks for it: ACCESS EXCLUSIVE on the existing one, SHARE ROW EXCLUSIVE on those that a foreign key refers
+ * to.  An ERROR leaves no subtransaction behind.
  */
 extern char *defined_table_difference(Oid relid, const char *definition);
 
