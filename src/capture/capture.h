@@ -28,8 +28,11 @@ extern bool capture_wrote_local_tables(void);
 
 extern void capture_reset(void);	/* end of transaction */
 
-/* Raises 25006 (name and conninfo of the leader in the HINT) unless this node may take writes now. */
+/* capture/may_write.c: raises 25006, which says why, unless this node may take writes now. */
 extern void gate_check_may_write(void);
+
+/* That error, for what has been refused. */
+extern void gate_report_no_writes(void) pg_attribute_noreturn();
 
 /* capture/row_locks.c: locked rows, and what serializable transactions read; call in _PG_init. */
 extern void row_locks_init(void);
