@@ -65,7 +65,7 @@ $cluster->cleanup;
 	my $chief = $usual->wait_for_leader;
 	my ($late, $removed) = $usual->followers;
 	$late->sigstop;
-	QuorumCluster::wait_until('the leader to notice', sub { $chief->status('voters_reachable') eq '2' });
+	QuorumCluster::wait_until('the leader to notice', sub { $usual->wait_for_leader->status('voters_reachable') eq '2' });
 	my $session = WaitingSession->new($chief);
 	$session->send("SELECT quorum.remove_node('" . $removed->name . "')");
 	QuorumCluster::wait_until('the removal to wait', sub {
