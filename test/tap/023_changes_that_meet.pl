@@ -68,7 +68,7 @@ $cluster->cleanup;
 		my ($late, $sql) = @_;
 		my $chief = $usual->wait_for_leader;
 		$late->sigstop;
-		QuorumCluster::wait_until('the leader to notice', sub { $chief->status('voters_reachable') eq '2' });
+		QuorumCluster::wait_until('the leader to notice', sub { $usual->wait_for_leader->status('voters_reachable') eq '2' });
 		my $session = WaitingSession->new($chief);
 		$session->send($sql);
 		QuorumCluster::wait_until('the statement to wait', sub {

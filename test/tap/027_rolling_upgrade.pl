@@ -84,7 +84,7 @@ $load->wait_for_writes(50);
 my $leader = $cluster->wait_for_leader;
 my ($downgraded) = $cluster->followers;
 $older->install($downgraded);
-QuorumCluster::wait_until('the leader to speak with it', sub { $leader->sql('SELECT count(*) FROM quorum.nodes WHERE reachable') eq '3' });
+QuorumCluster::wait_until('the leader to speak with it', sub { $cluster->wait_for_leader->sql('SELECT count(*) FROM quorum.nodes WHERE reachable') eq '3' });
 $cluster->wait_for_leader;
 $load->wait_for_writes(50);
 

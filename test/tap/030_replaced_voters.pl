@@ -23,7 +23,7 @@ foreach my $node (@replaced[0, 1])
 my $newcomer = $cluster->add_instance('n6');
 $cluster->join_node($newcomer, $leader);
 QuorumCluster::wait_until('the leader to show the new voter, and that it reaches it',
-	sub { $leader->query(q{SELECT count(*) FROM quorum.nodes WHERE node_name = 'n6' AND is_voter AND reachable})->{rows} eq '1' });
+	sub { $cluster->wait_for_leader->query(q{SELECT count(*) FROM quorum.nodes WHERE node_name = 'n6' AND is_voter AND reachable})->{rows} eq '1' });
 $leader->sql(sprintf(q{SELECT quorum.remove_node('%s')}, $replaced[2]->name), timeout => 90);
 $replaced[2]->stop('fast');
 $leader->sql(q{INSERT INTO t VALUES (2, 'without it')});
