@@ -68,6 +68,35 @@ RESET ROLE;
 SELECT quorum.unreplicate('owned');
 DROP SCHEMA hostile CASCADE;
 
+-- the_functions_that_an_owner's_table_calls_are_not_run_as_a_superuser
+SET client_min_messages = warning;
+CREATE SCHEMA hostile AUTHORIZATION regress_nobody;
+SET ROLE regress_nobody;
+CREATE FUNCTION hostile.one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+	IF current_user <> 'regress_nobody' THEN RAISE EXCEPTION 'run as %', current_user; END IF;
+	RETURN 1;
+END $$;
+CREATE TABLE hostile.called (
+	id int PRIMARY KEY DEFAULT hostile.one(1),
+	made int GENERATED ALWAYS AS (hostile.one(id)) STORED,
+	CHECK (hostile.one(1) = 1),
+	CHECK (id > hostile.one(1)) NOT VALID);
+CREATE UNIQUE INDEX ON hostile.called (id) WHERE hostile.one(1) = 1;
+CREATE INDEX ON hostile.called ((id + hostile.one(1)));
+RESET ROLE;
+SELECT quorum.table_shape('hostile.called') AS shape, replace(quorum.table_definition('hostile.called'), 'called_check', 'named_otherwise') AS definition \gset
+SELECT quorum.check_replicate('hostile', 'called', :'shape', :'definition') IS NULL AS it_can_be_compared;
+SELECT quorum.check_replicate('hostile', 'called', :'shape', replace(:'definition', 'CHECK ((hostile.one(1) = 1))', 'CHECK ((id > 0))'));
+DROP TABLE hostile.called;
+SELECT quorum.check_replicate('hostile', 'called', :'shape', :'definition') IS NULL AS it_can_be_made;
+SET ROLE regress_nobody;
+CREATE TABLE hostile.folded (id int PRIMARY KEY, made int GENERATED ALWAYS AS (hostile.one(1)) STORED);
+RESET ROLE;
+SELECT quorum.table_shape('hostile.folded') AS shape, replace(quorum.table_definition('hostile.folded'), 'hostile.one(1)', '1') AS definition \gset
+SELECT quorum.check_replicate('hostile', 'folded', :'shape', :'definition');
+DROP SCHEMA hostile CASCADE;
+RESET client_min_messages;
+
 REVOKE EXECUTE ON FUNCTION quorum.replicate(regclass) FROM regress_nobody;
 DROP TABLE owned;
 DROP ROLE regress_nobody, regress_operator, regress_link;

@@ -199,6 +199,8 @@ COMMENT ON FUNCTION quorum.table_shape(regclass) IS 'columns and keys of a table
 /*
  * The statements that make the table on another node: columns, keys, constraints, indexes, owned sequences, triggers, policies, comments;
  * owner and privileges as far as the roles exist there.  All names are qualified, because only pg_catalog is searched.
+ * A superuser runs them, and must run no function of the table's owner: those that an index calls are run as the table's owner, who is set
+ * before; CHECK constraints are written where none is evaluated, with the columns.
  * Physical matters (tablespace, storage, statistics targets) are left to each node.  Not pg_dump: that would need a role which
  * can read the table, and would not see what the current transaction has done.
  */
@@ -257,14 +259,15 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 		SELECT 'TABLE ' || this.name, format(' (%I)', a.attname), x.*
 		FROM this, pg_attribute a, aclexplode(a.attacl) AS x
 		WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-	), role_line AS (
-		SELECT 1 AS part, pg_get_userbyid(relowner) AS role, format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(relowner)) AS line
-		FROM this
-		UNION ALL
-		SELECT 2, CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) END,
+	), check_line AS (
+		SELECT conname, format('CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) AS line
+		FROM pg_constraint
+		WHERE conrelid = relation AND contype = 'c'
+	), grant_line AS (
+		SELECT CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) END AS role,
 			   format('GRANT %s%s ON %s TO %s%s', g.privilege_type, g.columns, g.object,
 					  CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
-					  CASE WHEN g.is_grantable AND g.grantee <> 0 THEN ' WITH GRANT OPTION' ELSE '' END)
+					  CASE WHEN g.is_grantable AND g.grantee <> 0 THEN ' WITH GRANT OPTION' ELSE '' END) AS line
 		FROM given g, this
 		WHERE g.grantee <> this.relowner
 	), statement(part, place, line) AS (
@@ -277,17 +280,24 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 		WHERE attidentity = ''
 		UNION ALL
 		SELECT 3, 0, format(E'CREATE TABLE %s (\n\t%s\n) USING %I%s', this.name,
-							(SELECT string_agg(line, E',\n\t' ORDER BY attnum) FROM column_line), this.amname, this.options)
+							(SELECT string_agg(line, E',\n\t' ORDER BY place, attnum, conname COLLATE "C")
+							 FROM (SELECT 1 AS place, attnum, NULL::name AS conname, line FROM column_line
+								   UNION ALL
+								   SELECT 2, 0, conname, line FROM check_line) AS lines), this.amname, this.options)
 		FROM this
 		UNION ALL
 		SELECT 4, attnum, format('ALTER SEQUENCE %s OWNED BY %s.%I', owned_sequence.name, this.name, attname)
 		FROM owned_sequence, this
 		WHERE attidentity = ''
 		UNION ALL
-		SELECT CASE contype WHEN 'p' THEN 5 WHEN 'u' THEN 6 WHEN 'c' THEN 7 ELSE 9 END, 0,
+		SELECT 5, 0, format('DO %L', format(E'BEGIN\nIF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %L) THEN ALTER TABLE %s OWNER TO %I; END IF;\nEND',
+											pg_get_userbyid(relowner), name, pg_get_userbyid(relowner)))
+		FROM this
+		UNION ALL
+		SELECT CASE contype WHEN 'p' THEN 6 WHEN 'u' THEN 7 ELSE 9 END, 0,
 			   format('ALTER TABLE ONLY %s ADD CONSTRAINT %I %s', this.name, conname, pg_get_constraintdef(c.oid))
 		FROM pg_constraint c, this
-		WHERE c.conrelid = relation AND c.contype IN ('p', 'u', 'c', 'f')
+		WHERE c.conrelid = relation AND c.contype IN ('p', 'u', 'f')
 		UNION ALL
 		SELECT 8, 0, pg_get_indexdef(i.indexrelid)
 		FROM pg_index i
@@ -322,8 +332,9 @@ CREATE FUNCTION quorum.table_definition(relation regclass) RETURNS text
 		SELECT 14, 0, format('DO %L', E'BEGIN\n' || string_agg(
 						CASE WHEN role IS NULL THEN line
 							 ELSE format('IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %L) THEN %s; END IF', role, line) END
-						|| E';\n', '' ORDER BY part, line) || 'END')
-		FROM role_line
+						|| E';\n', '' ORDER BY line COLLATE "C") || 'END')
+		FROM grant_line
+		HAVING count(*) > 0
 	)
 	SELECT string_agg(line || ';', E'\n' ORDER BY part, place, line COLLATE "C") FROM statement
 	$$;

@@ -83,6 +83,7 @@ typedef struct WriteSet
 	RowCounts	skew;			/* counted, and not to be captured: taken back; before replicate() or after unreplicate() */
 	bool		order_is_lost;
 	bool		counts_are_known;
+	bool		restarts_identity;	/* a TRUNCATE did, though it may have been rolled back */
 	uint64	   *inserted_tables;	/* whose sequences may have moved; their insertions may have been rolled back */
 	int			inserted_table_count;
 	int			inserted_table_capacity;
@@ -358,6 +359,7 @@ capture_truncate(Relation relation)
 	mark_savepoint();
 	offset = write_set.data.len;
 	writeset_put_truncate(&write_set.data, table_id, truncate_restarts_identity);
+	write_set.restarts_identity |= truncate_restarts_identity;
 	add_change(offset, 0);
 	truncated_tables_note(relation);
 	if (GetCurrentTransactionNestLevel() > 1)
@@ -612,7 +614,10 @@ places_before_change(uint32 number)
 	return places == STATEMENT_OPEN ? 0 : places;
 }
 
-/* Before the rows: where these are applied nextval() is past them by then. */
+/*
+ * Before the rows: where these are applied nextval() is past them by then.  But behind a TRUNCATE that starts the sequences again, which would do so
+ * with what was said before it.
+ */
 static uint32
 put_sequences(StringInfo payload)
 {
@@ -632,14 +637,15 @@ put_sequences(StringInfo payload)
 void
 capture_encode(StringInfo payload)
 {
-	uint32		sequence_count;
+	uint32		sequence_count = 0;
 	uint32		key_count;
 	uint64		base;
 
 	check_completeness();
 	writeset_begin(payload);
 	key_count = certified_keys_encode(payload, token_promise_highest_base(), &base);
-	sequence_count = put_sequences(payload);
+	if (!write_set.restarts_identity)
+		sequence_count = put_sequences(payload);
 	if (is_out_of_order(0))
 	{
 		uint32	   *order = order_by_places(write_set.change_count, places_before_change);
@@ -654,6 +660,8 @@ capture_encode(StringInfo payload)
 	}
 	else
 		appendBinaryStringInfo(payload, write_set.data.data, write_set.data.len);
+	if (write_set.restarts_identity)
+		sequence_count = put_sequences(payload);
 	writeset_finish(payload, base, 0, quorum_token[0] != '\0' ? commit_token_hash(quorum_token) : 0, key_count,
 					write_set.change_count + sequence_count);
 }

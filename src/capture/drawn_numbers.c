@@ -8,7 +8,8 @@
  * so that what retries on 40001 comes through: the next number is another one.
  *
  * The code is changed in a callback for the error's context, that is before anybody sees it, an EXCEPTION clause of PL/pgSQL included.  The plan tells which
- * columns are drawn: those whose expression there calls nextval().  A value that the statement was given is a duplicate as ever.
+ * columns are drawn: those whose expression there calls nextval().  A value that the statement was given is a duplicate as ever; and so is one of a column
+ * that the statement changes in rows that are there already, too, since the error does not tell which of the two it is.
  *
  * Must never change the code of an error about a key that has no such column, or about another table (one that a trigger writes has a statement of its
  * own).  A deferred constraint is looked at when its statement is over, and keeps 23505.
@@ -72,6 +73,25 @@ draws_number(const List *target_list, AttrNumber number)
 	return false;
 }
 
+/* By ON CONFLICT DO UPDATE, or by MERGE. */
+static bool
+is_updated_by_node(const ModifyTable *modify, AttrNumber number)
+{
+	ListCell   *cell;
+
+	if (list_member_int(modify->onConflictCols, number))
+		return true;
+	if (modify->operation == CMD_MERGE)
+		foreach(cell, linitial_node(List, modify->mergeActionLists))
+		{
+			const MergeAction *action = lfirst_node(MergeAction, cell);
+
+			if (action->commandType == CMD_UPDATE && list_member_int(action->updateColnos, number))
+				return true;
+		}
+	return false;
+}
+
 /* The plan below an INSERT has a column for each of the table; so has what MERGE inserts. */
 static bool
 is_drawn_by_node(const PlannedStmt *plan, const ModifyTable *modify, Oid relid, const char *column)
@@ -79,7 +99,7 @@ is_drawn_by_node(const PlannedStmt *plan, const ModifyTable *modify, Oid relid, 
 	AttrNumber	number = get_attnum(relid, column);
 	ListCell   *cell;
 
-	if (rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid != relid)
+	if (rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid != relid || is_updated_by_node(modify, number))
 		return false;
 	if (modify->operation == CMD_INSERT)
 		return draws_number(modify->plan.lefttree->targetlist, number);

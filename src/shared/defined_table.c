@@ -14,18 +14,29 @@
  *
  * Names of constraints do not count, nor whether older rows were checked (NOT VALID).
  *
+ * Whoever may create a table here has not asked for any of this, and must not gain by it.  To make a table as a superuser is to run functions: where all that
+ * one is given is constant Postgres runs it as soon as it sees the expression of a generated column.  So the definition of the existing table is made only as far as
+ * that runs no function of somebody who is not a superuser; those of its indexes are run as its owner.
+ *
  * Locks: see the header.
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 
 #include "shared/defined_table.h"
 
@@ -141,6 +152,35 @@ run(const char *sql)
 	CommandCounterIncrement();
 }
 
+static object_access_hook_type previous_object_access = NULL;
+
+static Oid
+owner_of_function(Oid function_id)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function_id));
+	Oid			owner = BOOTSTRAP_SUPERUSERID;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+/* Before a function is run. */
+static void
+refuse_functions_of_others(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *argument)
+{
+	if (access == OAT_FUNCTION_EXECUTE && object_id >= FirstNormalObjectId && superuser() && !superuser_arg(owner_of_function(object_id)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function \"%s\" of role \"%s\" would be run as a superuser", get_func_name(object_id),
+						GetUserNameFromId(owner_of_function(object_id), true))));
+	if (previous_object_access)
+		previous_object_access(access, class_id, object_id, sub_id, argument);
+}
+
 /* Moves the existing table aside and makes the other one. */
 static char *
 make_in_its_place(Oid relid, const char *definition)
@@ -155,13 +195,16 @@ make_in_its_place(Oid relid, const char *definition)
 }
 
 static char *
-form_by_definition(Oid relid, const char *definition)
+form_by_definition(Oid relid, const char *definition, bool is_of_existing_table)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 	char	   *volatile form = NULL;
 
+	previous_object_access = object_access_hook;
+	if (is_of_existing_table)
+		object_access_hook = refuse_functions_of_others;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -175,6 +218,7 @@ form_by_definition(Oid relid, const char *definition)
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	object_access_hook = previous_object_access;
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
@@ -192,7 +236,7 @@ defined_table_difference(Oid relid, const char *definition)
 
 	if (strcmp(own_definition, definition) == 0)
 		return NULL;
-	expected = form_by_definition(relid, definition);
-	found = form_by_definition(relid, own_definition);
+	expected = form_by_definition(relid, definition, false);
+	found = form_by_definition(relid, own_definition, true);
 	return strcmp(expected, found) == 0 ? NULL : first_difference(expected, found);
 }

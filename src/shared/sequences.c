@@ -264,8 +264,8 @@ own_step_at(int64 goal, int64 from, Form_pg_sequence form)
 	int64		beyond;
 	int64		step;
 
-	if (pg_sub_s64_overflow(goal, from, &distance))
-		return goal;
+	if (form->seqincrement == 1 || form->seqincrement == -1 || pg_sub_s64_overflow(goal, from, &distance))
+		return goal;			/* the remainder of the least number by -1 is more than the processor can do */
 	beyond = distance % form->seqincrement;
 	if (beyond == 0)
 		return goal;
@@ -274,7 +274,10 @@ own_step_at(int64 goal, int64 from, Form_pg_sequence form)
 	return step;
 }
 
-/* One that was never used starts at its first value, which may be past what is asked for. */
+/*
+ * One that was never used starts at its first value, which may be past what is asked for.  As long as it stays so it is not known to be there: it has not
+ * handed that value out.
+ */
 static void
 advance(TableSequence *entry, int64 value, Form_pg_sequence form)
 {
@@ -288,9 +291,10 @@ advance(TableSequence *entry, int64 value, Form_pg_sequence form)
 	{
 		current = own_step_at(goal_ahead(value, form), current, form);
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(entry->sequence), Int64GetDatum(current));
+		is_used = true;
 	}
 	entry->known_value = current;
-	entry->is_known = true;
+	entry->is_known = is_used;
 }
 
 void
