@@ -202,13 +202,13 @@ form_by_definition(Oid relid, const char *definition, bool is_of_existing_table)
 	ErrorData  *volatile error = NULL;
 	char	   *volatile form = NULL;
 
-	previous_object_access = object_access_hook;
-	if (is_of_existing_table)
-		object_access_hook = refuse_functions_of_others;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
+	previous_object_access = object_access_hook;
 	PG_TRY();
 	{
+		if (is_of_existing_table)
+			object_access_hook = refuse_functions_of_others;
 		form = make_in_its_place(relid, definition);
 	}
 	PG_CATCH();
