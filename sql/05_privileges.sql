@@ -94,6 +94,9 @@ CREATE TABLE hostile.folded (id int PRIMARY KEY, made int GENERATED ALWAYS AS (h
 RESET ROLE;
 SELECT quorum.table_shape('hostile.folded') AS shape, replace(quorum.table_definition('hostile.folded'), 'hostile.one(1)', '1') AS definition \gset
 SELECT quorum.check_replicate('hostile', 'folded', :'shape', :'definition');
+SELECT quorum.table_definition('hostile.folded') AS definition \gset
+DROP TABLE hostile.folded;
+SELECT quorum.check_replicate('hostile', 'folded', :'shape', :'definition');
 DROP SCHEMA hostile CASCADE;
 RESET client_min_messages;
 

@@ -183,10 +183,12 @@ try_definition(const char *schema_name, const char *table_name, const char *shap
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		InternalIdentity saved;
 		char	   *made;
 
-		internal_query_run(definition);
-		CommandCounterIncrement();
+		internal_identity_assume(&saved);
+		defined_table_make_watched(definition);
+		internal_identity_restore(&saved);
 		made = table_shape(get_relname_relid(table_name, get_namespace_oid(schema_name, false)));
 		if (made == NULL || !same_shape(shape, made))
 			reason = psprintf("Its definition gives another shape there. %s", first_difference(shape, made ? made : ""));

@@ -181,16 +181,35 @@ refuse_functions_of_others(ObjectAccessType access, Oid class_id, Oid object_id,
 		previous_object_access(access, class_id, object_id, sub_id, argument);
 }
 
+void
+defined_table_make_watched(const char *definition)
+{
+	previous_object_access = object_access_hook;
+	PG_TRY();
+	{
+		object_access_hook = refuse_functions_of_others;
+		run(definition);
+	}
+	PG_FINALLY();
+	{
+		object_access_hook = previous_object_access;
+	}
+	PG_END_TRY();
+}
+
 /* Moves the existing table aside and makes the other one. */
 static char *
-make_in_its_place(Oid relid, const char *definition)
+make_in_its_place(Oid relid, const char *definition, bool is_of_existing_table)
 {
 	char	   *schema_name = get_namespace_name(get_rel_namespace(relid));
 	char	   *table_name = get_rel_name(relid);
 
 	run("CREATE SCHEMA " ASIDE_SCHEMA);
 	run(psprintf("ALTER TABLE %s SET SCHEMA " ASIDE_SCHEMA, quote_qualified_identifier(schema_name, table_name)));
-	run(definition);
+	if (is_of_existing_table)
+		defined_table_make_watched(definition);
+	else
+		run(definition);
 	return query_text(form_query, get_relname_relid(table_name, get_namespace_oid(schema_name, false)));
 }
 
@@ -204,12 +223,9 @@ form_by_definition(Oid relid, const char *definition, bool is_of_existing_table)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	previous_object_access = object_access_hook;
 	PG_TRY();
 	{
-		if (is_of_existing_table)
-			object_access_hook = refuse_functions_of_others;
-		form = make_in_its_place(relid, definition);
+		form = make_in_its_place(relid, definition, is_of_existing_table);
 	}
 	PG_CATCH();
 	{
@@ -218,7 +234,6 @@ form_by_definition(Oid relid, const char *definition, bool is_of_existing_table)
 		FlushErrorState();
 	}
 	PG_END_TRY();
-	object_access_hook = previous_object_access;
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;

@@ -26,4 +26,7 @@ extern char *first_difference(const char *expected, const char *found);
  */
 extern char *defined_table_difference(Oid relid, const char *definition);
 
+/* Runs the definition; ERROR before a function is run, as a superuser, that belongs to somebody who is not.  As above, within a subtransaction that is rolled back. */
+extern void defined_table_make_watched(const char *definition);
+
 #endif							/* QUORUM_DEFINED_TABLE_H */
