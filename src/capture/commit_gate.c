@@ -563,7 +563,7 @@ encode_fence(StringInfo payload, uint64 token)
 	writeset_finish(payload, 0, WRITESET_FENCE, token, 0, 0);
 }
 
-/* In an entry of its own: a fence with keys might be rejected by them, and answer nothing. */
+/* In an entry of its own: a fence with keys might be rejected by them, and answer nothing.  They depend on nothing that is applied here. */
 static void
 put_marks(void)
 {
@@ -573,7 +573,7 @@ put_marks(void)
 	initStringInfo(&payload);
 	writeset_begin(&payload);
 	count = token_promise_put_marks(&payload);
-	writeset_finish(&payload, turn_applied_index(), 0, 0, count, 0);
+	writeset_finish(&payload, turn_chosen_index(), 0, 0, count, 0);
 	if (count > 0)
 		(void) propose_and_wait(PROPOSAL_DETACHED, payload.data, payload.len, check_is_settled);
 	pfree(payload.data);
