@@ -312,6 +312,40 @@ who_is_not_told_does_not_know(void)
 	stop_cluster();
 }
 
+/*
+ * A leader whose disk is slow knows alone that a slot is chosen, is cut off, and hears of the next leader, which has had the slot accepted once more: it reports
+ * that it has it, and crashes before that is on its disk.
+ */
+static void
+who_forgot_what_is_chosen_is_sent_it_again(void)
+{
+	uint32_t	old;
+	uint32_t	next;
+
+	start_cluster(3, 64);
+	old = run_until_leader();
+	run_past_a_heartbeat(old);
+	propose(old, "x");
+	run(1);
+	cluster.nodes[old].disk_is_held = true;
+	for (int i = 0; i < 20 && cluster.nodes[old].delivered_count == 0; i++)
+		run(1);
+	isolate(old, true);
+	run(1000);
+	next = leader();
+	ok(times_effective(next, "x") == 1, "the next leader has it chosen, too");
+	isolate(old, false);
+	run(100);
+	ok(status_of(old).leader_id == next && status_of(next).delivered_by_all == 1, "the old one has told the next that it has it");
+	stop_node(old);
+	cluster.nodes[old].disk_is_held = false;
+	start_node(old);
+	ok(status_of(old).delivered_slot == 0, "what was not on its disk is gone");
+	run(500);
+	ok(times_effective(old, "x") == 1, "and it gets it once more");
+	stop_cluster();
+}
+
 int
 main(void)
 {
@@ -326,5 +360,6 @@ main(void)
 	minority_admits_it();
 	followers_hear_what_all_have_delivered();
 	who_is_not_told_does_not_know();
+	who_forgot_what_is_chosen_is_sent_it_again();
 	return tap_done();
 }

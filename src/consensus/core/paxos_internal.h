@@ -316,6 +316,7 @@ extern void window_set_accepted(PaxosCore *core, Slot *entry, PaxosBallot ballot
 extern void window_set_reported(PaxosCore *core, Slot *entry, PaxosBallot ballot, PaxosValue *value);	/* takes the reference */
 extern void window_clear_reports(PaxosCore *core);
 extern void window_forget_votes(PaxosCore *core);
+extern void window_forget_votes_of(PaxosCore *core, uint32_t member_index, PaxosSlot first_slot);
 
 /* ---- config.c ---- */
 extern int	config_find(const PaxosConfig *config, uint32_t node_id);	/* -1: not a member */

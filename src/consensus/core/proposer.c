@@ -319,6 +319,10 @@ note_progress(PaxosCore *core, Peer *peer, const PaxosMessage *message)
 		peer->next_send_slot = min_u64(peer->next_send_slot, message->accepted_slot + 1);
 		peer->bytes_in_flight = 0;
 		peer->teach_slot = 0;
+		/* Some of what it told it may have delivered without accepting it in this ballot: who is taken to have it would not be sent it. */
+		peer->voted_slot = min_u64(peer->voted_slot, message->accepted_slot);
+		if (is_leader(core))
+			window_forget_votes_of(core, peer_index(core, peer), message->accepted_slot + 1);
 	}
 	peer->accepted_slot = max_u64(peer->accepted_slot, message->accepted_slot);
 	peer->delivered_slot = max_u64(peer->delivered_slot, message->delivered_slot);

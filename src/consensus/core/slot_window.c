@@ -191,3 +191,16 @@ window_forget_votes(PaxosCore *core)
 	for (uint64_t i = 0; i < core->window.capacity; i++)
 		core->window.slots[i].votes = 0;
 }
+
+/* What it has accepted in this ballot is durable there, and reported once more. */
+void
+window_forget_votes_of(PaxosCore *core, uint32_t member_index, PaxosSlot first_slot)
+{
+	for (PaxosSlot slot = max_u64(first_slot, core->window.base_slot); slot <= window_last_slot(core); slot++)
+	{
+		Slot	   *entry = window_get(core, slot);
+
+		if (entry != NULL)
+			entry->votes &= ~(UINT32_C(1) << member_index);
+	}
+}
