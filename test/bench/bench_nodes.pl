@@ -152,8 +152,8 @@ sub measure_writes
 
 sub measure_reads
 {
-	print "Point reads by primary key on one node, in the simple protocol, which plans each anew, and the prepared one\n\n";
-	foreach my $protocol ('simple', 'prepared')
+	print "Point reads by primary key on one node, in the simple and the extended protocol, which plan each anew, and with prepared statements\n\n";
+	foreach my $protocol ('simple', 'extended', 'prepared')
 	{
 		my $results = take_turns(
 			map {
