@@ -134,4 +134,27 @@ sub rows { return map { $_->sql('SELECT string_agg(id::text, $$,$$ ORDER BY id) 
 	is($leader->sql('SELECT count(*) FROM t WHERE id IN (6, 7)'), '1', 'and takes no effect');
 }
 
+# ---- outcomes_are_told_by_a_node_that_applies_late: by more than the memory for keys; of so many fences some mark an epoch of tokens
+{
+	$cluster->wait_applied;
+	($follower) = $cluster->followers;
+	$leader = $cluster->wait_for_leader;
+	TokenLoad::set($_, 'quorum.token_retention_age', '0') foreach $cluster->nodes;
+	my @sessions = map { WaitingSession->new($follower) } 1 .. 6;
+	$follower->without_apply(sub {
+		ok(TokenLoad::put($leader, 5001, 6100)->{ok}, 'others write on');
+		foreach my $session (@sessions)
+		{
+			$session->send("SELECT FROM quorum.outcome('asked late " . $session->backend_pid . "')");
+			QuorumCluster::wait_until('the question to be put', sub {
+				return $session->is_done || $follower->query('SELECT wait_event_type FROM pg_stat_activity WHERE pid = ' . $session->backend_pid)->{rows} eq 'Extension';
+			});
+		}
+	});
+	is($_->outcome, '00000', 'who asks a node that applies late is told') or diag($_->error) foreach @sessions;
+	$_->finish foreach @sessions;
+	$cluster->wait_applied;
+	$cluster->assert_same_digest('t');
+}
+
 done_testing();
